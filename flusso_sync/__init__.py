@@ -1,0 +1,1 @@
+"""flusso-sync keeps search documents in step with Postgres."""

@@ -1,0 +1,160 @@
+"""What the engine asks of a source: two protocols and the values that pass between them.
+
+The engine knows no Postgres.  A change is opaque to it: it counts changes, keeps their order and hands
+them back to the source that made them.  A third party's ``Backends`` implements these protocols without
+psycopg being importable.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import (
+    Any,
+    Callable,
+    ContextManager,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+)
+
+from flusso_sync.schema.plan import IndexPlan
+
+#: A root row's key as the stream and the tables both print it: one text per key column.
+Key = Tuple[str, ...]
+
+
+class ChangeRun(NamedTuple):
+    """Changes of one transaction, in order; a large transaction arrives in several runs.
+
+    ``commit`` is the position (LSN) that may be confirmed once this run and all before it are durable;
+    None while its transaction goes on.  A run without changes carries an idle position.  ``transaction`` is
+    the source's transaction id (Postgres: 32-bit xid), None when there is none.
+    """
+
+    changes: Sequence[Any]
+    commit: Optional[int] = None
+    transaction: Optional[int] = None
+
+
+class Document(NamedTuple):
+    """One document to write: finished JSON bytes, None for a delete, or ``error``: why it cannot be built."""
+
+    id: str
+    body: Optional[bytes]
+    error: Optional[str] = None
+
+
+class Chunk(NamedTuple):
+    """A stretch of root rows: their document ids, and the source's own note of where it lies."""
+
+    index: str
+    ids: Sequence[str]
+    place: Any
+    rows: int
+
+
+@dataclass(frozen=True)
+class SourceIdentity:
+    """Who the source is: whatever must be the same for positions and versions to be comparable."""
+
+    system_identifier: str
+    database: str
+    slot: str
+    address: str
+    timeline: int = 0
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the sinks remember of the source: written before the feedback that confirms the position."""
+
+    confirmed: int
+    version: int = 0
+    timeline: int = 0
+    slot: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The source is ready to stream from ``position``.
+
+    ``gap``: a sentence when changes between the record and now are lost (every index must be rebuilt).
+    ``rebuild``: indexes that must be rebuilt for a smaller reason, with that reason.
+    """
+
+    position: int
+    gap: Optional[str] = None
+    rebuild: Mapping[str, str] = None  # type: ignore[assignment]
+
+
+class Capture(Protocol):
+    """The change stream.  ``connect`` .. ``stream`` are called in this order, by the daemon and then the
+    capture thread; ``confirm`` and ``lag`` may be called from any thread."""
+
+    def connect(self, stop: threading.Event) -> SourceIdentity:
+        """Reach the source and say who it is.  Waits out an outage until ``stop``."""
+
+    def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
+        """Order of birth: identities, publication, slot.  Nothing committed afterwards is missed."""
+
+    def stream(self, emit: Callable[[ChangeRun], None], stop: threading.Event) -> None:
+        """Emit runs in commit order until ``stop`` is set or a finite source ends (then return).
+
+        ``emit`` may block for queue space; a source must not let that block its feedback.
+        """
+
+    def confirm(self, position: int) -> None:
+        """Everything up to ``position`` is durable and recorded; never blocks."""
+
+    def lag(self) -> Optional[int]:
+        """Bytes between the source's write position and the confirmed one; None when unknown."""
+
+    def close(self) -> None:
+        """Release every connection; safe to call twice."""
+
+
+class Snapshot(Protocol):
+    """One consistent view.  ``version`` never decreases from one snapshot to a later one."""
+
+    version: int
+
+    def resolve(self, runs: Sequence[ChangeRun]) -> Mapping[str, List[Any]]:
+        """Index name -> distinct keys of every document that shows a changed row, before or after."""
+
+    def build(self, index: str, keys: Sequence[Any]) -> Iterator[List[Document]]:
+        """The documents of ``keys`` in lists bounded in bytes; a key without a row gives a delete."""
+
+    def build_chunk(self, chunk: Chunk) -> Iterator[List[Document]]:
+        """The documents of a chunk; rows that are no documents are simply absent."""
+
+
+class Documents(Protocol):
+    """Reads documents.  Each calling thread has its own connection; ``close`` ends them all."""
+
+    def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
+        """Connect and check the plans against the catalog."""
+
+    def snapshot(self, runs: Sequence[ChangeRun], stop: threading.Event) -> ContextManager[Snapshot]:
+        """A snapshot in which every transaction of ``runs`` is visible; waits for that."""
+
+    def estimate(self, index: str) -> Optional[int]:
+        """About how many root rows there are, without reading them."""
+
+    def chunks(self, index: str, chunk_rows: int, stop: threading.Event) -> Iterator[Chunk]:
+        """All root rows of an index, in chunks; each chunk's keys are read when it is asked for."""
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class SourceParts:
+    """What ``Backends.source`` returns."""
+
+    capture: Capture
+    documents: Documents
