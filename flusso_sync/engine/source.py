@@ -8,10 +8,9 @@ psycopg being importable.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import (
     Any,
-    Callable,
     ContextManager,
     Iterator,
     List,
@@ -90,7 +89,27 @@ class Prepared:
 
     position: int
     gap: Optional[str] = None
-    rebuild: Mapping[str, str] = None  # type: ignore[assignment]
+    rebuild: Mapping[str, str] = field(default_factory=dict)
+
+
+class Emit(Protocol):
+    """Puts a run into the queue; False when there was no space for ``timeout`` seconds, or the daemon stops.
+
+    None waits for ever: fine for a source that owes nobody a sign of life while it waits.
+    """
+
+    def __call__(self, run: ChangeRun, timeout: Optional[float] = None) -> bool: ...
+
+
+class Resolution(NamedTuple):
+    """What a batch of changes touches.
+
+    ``keys``: index -> distinct keys of every document that shows a changed row, before or after.
+    ``rebuild``: index -> reason, for changes whose documents cannot be listed (TRUNCATE).
+    """
+
+    keys: Mapping[str, List[Any]]
+    rebuild: Mapping[str, str]
 
 
 class Capture(Protocol):
@@ -103,11 +122,8 @@ class Capture(Protocol):
     def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
         """Order of birth: identities, publication, slot.  Nothing committed afterwards is missed."""
 
-    def stream(self, emit: Callable[[ChangeRun], None], stop: threading.Event) -> None:
-        """Emit runs in commit order until ``stop`` is set or a finite source ends (then return).
-
-        ``emit`` may block for queue space; a source must not let that block its feedback.
-        """
+    def stream(self, emit: "Emit", stop: threading.Event) -> None:
+        """Emit runs in commit order until ``stop`` is set or a finite source ends (then return)."""
 
     def confirm(self, position: int) -> None:
         """Everything up to ``position`` is durable and recorded; never blocks."""
@@ -124,14 +140,17 @@ class Snapshot(Protocol):
 
     version: int
 
-    def resolve(self, runs: Sequence[ChangeRun]) -> Mapping[str, List[Any]]:
-        """Index name -> distinct keys of every document that shows a changed row, before or after."""
+    def resolve(self, runs: Sequence[ChangeRun]) -> Resolution:
+        """Trace changes back to the documents that show them."""
 
-    def build(self, index: str, keys: Sequence[Any]) -> Iterator[List[Document]]:
-        """The documents of ``keys`` in lists bounded in bytes; a key without a row gives a delete."""
+    def build(self, index: str, keys: Sequence[Any]) -> Tuple[List[Document], Sequence[Any]]:
+        """The documents of the first of ``keys``, bounded in bytes, and the keys left for a later snapshot.
 
-    def build_chunk(self, chunk: Chunk) -> Iterator[List[Document]]:
-        """The documents of a chunk; rows that are no documents are simply absent."""
+        A key without a row gives a delete.  At least one key is worked off by each call.
+        """
+
+    def build_chunk(self, chunk: Chunk) -> Tuple[List[Document], Sequence[Any]]:
+        """The same for a chunk; rows that are no documents are simply absent."""
 
 
 class Documents(Protocol):
