@@ -1,0 +1,45 @@
+"""What holds for every test: fixtures of the servers, markers that follow from them, no thread left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from importlib.util import find_spec
+from typing import Iterator, List
+
+import pytest
+from hypothesis import settings
+
+SERVERS = ["tests.fix_pg", "tests.fix_opensearch", "tests.fix_proxy", "tests.fix_daemon"]
+pytest_plugins = [name for name in SERVERS if find_spec(name) is not None]
+
+#: A fixture that needs a real server gives its test that server's marker.
+MARKERS = {"postgres": "pg", "database": "pg", "opensearch": "opensearch"}
+
+settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
+settings.register_profile("here", deadline=None)
+settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
+    for item in items:
+        for fixture in getattr(item, "fixturenames", ()):
+            if fixture in MARKERS:
+                item.add_marker(MARKERS[fixture])
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left_behind() -> Iterator[None]:
+    """Fail the test that leaves a thread of ours running (exceptions in threads fail it by the warning filter)."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 5
+    while True:
+        left = [t for t in threading.enumerate() if t not in before and t.name.startswith("flusso-") and t.is_alive()]
+        if not left:
+            return
+        if time.monotonic() > deadline:
+            pytest.fail("threads left running: " + ", ".join(sorted(t.name for t in left)))
+        left[0].join(0.1)

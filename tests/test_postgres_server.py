@@ -1,0 +1,66 @@
+"""The throwaway server keeps its promises: nothing it made is left, whatever a test left behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.postgres_server import Database, PostgresServer, start_postgres
+
+
+def test_database_goes_with_its_sessions_slots_and_prepared_transactions(postgres: PostgresServer) -> None:
+    name = postgres.create_database()
+    left = Database(postgres, name)
+    left.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
+    session = left.connect(autocommit=False)
+    session.execute("CREATE TABLE t (a int)")
+    left.execute("BEGIN; CREATE TABLE held (a int); PREPARE TRANSACTION 'held'")
+
+    postgres.drop_database(name)
+
+    with postgres.connect() as connection:
+        assert connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None
+        assert connection.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name]).fetchone() is None
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("SELECT 1")
+    session.close()
+
+
+def test_two_databases_do_not_see_each_other(postgres: PostgresServer, database: Database) -> None:
+    database.execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1), (2)")
+    assert database.execute("SELECT a FROM t ORDER BY a") == [(1,), (2,)]
+    other = Database(postgres, postgres.create_database())
+    try:
+        assert other.execute("SELECT to_regclass('t')") == [(None,)]
+    finally:
+        postgres.drop_database(other.name)
+
+
+def test_settings_are_seen_by_the_next_connection_and_reset(postgres: PostgresServer, database: Database) -> None:
+    assert database.execute("SHOW wal_level") == [("logical",)]
+    postgres.set(work_mem="7MB")
+    try:
+        assert database.execute("SHOW work_mem") == [("7MB",)]
+    finally:
+        postgres.set(work_mem=None)
+    assert database.execute("SHOW work_mem") == [("4MB",)]
+
+
+def test_own_server_survives_a_crash_and_leaves_nothing(tmp_path: Path) -> None:
+    with start_postgres(wal_sender_timeout="5s", fsync="on") as server:
+        mine = Database(server, server.create_database("mine"))
+        mine.execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
+        assert mine.execute("SHOW wal_sender_timeout") == [("5s",)]
+        assert mine.execute("SHOW full_page_writes") == [("on",)]
+        port, first = server.port, server.pid
+        server.restart("immediate")
+        assert (server.port, mine.execute("SELECT a FROM t")) == (port, [(1,)])
+        assert server.pid != first
+        last, folder = server.pid, server.folder
+    assert last is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(last, 0)
+    assert not folder.exists()
