@@ -1,0 +1,652 @@
+"""What the daemon knows about itself: one small locked object that hands out immutable snapshots.
+
+Threads write facts into :class:`Status`; surfaces, exporters and host programs read
+:class:`StatusSnapshot`.  Every decision (staleness, stalls, log intervals) uses the monotonic clock;
+wall-clock times are there for people only.  This module knows no HTTP, no Postgres and no sink.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple
+
+if TYPE_CHECKING:
+    from flusso_sync.observer import BatchStats
+
+logger = logging.getLogger("flusso_sync.status")
+
+#: A backlog (captured changes not yet committed) without any progress for this long is unready.
+STALL_SECONDS = 30.0
+
+#: A trouble that goes on is logged again after this long, then after twice as long, up to the cap.
+TROUBLE_LOG_SECONDS = 10.0
+TROUBLE_LOG_CAP_SECONDS = 3600.0
+
+#: The rate of a build is measured over about this long, so that the ETA follows what happens now.
+RATE_WINDOW_SECONDS = 30.0
+
+
+class Phase(str, enum.Enum):
+    """Where the process stands; ``live`` also while an index is rebuilt beside its old generation."""
+
+    STARTING = "starting"
+    BACKFILLING = "backfilling"
+    LIVE = "live"
+    STOPPED = "stopped"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class IndexState(str, enum.Enum):
+    """Where one index stands."""
+
+    PENDING = "pending"  #: not looked at yet
+    BACKFILLING = "backfilling"  #: its first build runs; nothing can be read yet
+    SEEDED = "seeded"  #: complete and kept current
+    REBUILDING = "rebuilding"  #: a new generation is built, readers keep the old one
+    SKIPPED = "skipped"  #: readable but never built, because the user asked for that
+    DRIFTED = "drifted"  #: a table no longer has the shape the index was planned with
+    BLIND = "blind"  #: runs without hearing some of its tables
+    STOPPED = "stopped"  #: gets no more changes until somebody acts
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def format_lsn(position: int) -> str:
+    """The text form of an LSN, as Postgres prints it."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
+def _utc_now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+# -- what readers get -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BuildProgress:
+    """How far a build is.  ``total`` is an estimate and may be None; the rate is in rows per second."""
+
+    done: int
+    total: Optional[int]
+    rate: float
+    eta_seconds: Optional[float]
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "done": self.done,
+            "total": self.total,
+            "rate": round(self.rate, 1),
+            "eta_seconds": None if self.eta_seconds is None else round(self.eta_seconds, 1),
+        }
+
+
+@dataclass(frozen=True)
+class IndexSnapshot:
+    """One index.  ``documents_built`` counts this process's writes, ``quarantined`` what is parked now."""
+
+    name: str
+    state: IndexState
+    since: str
+    documents_built: int = 0
+    quarantined: int = 0
+    build: Optional[BuildProgress] = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "state": self.state.value,
+            "since": self.since,
+            "generation": self.details.get("generation"),
+            "documents_built": self.documents_built,
+            "quarantined": self.quarantined,
+            "build": None if self.build is None else self.build.to_json(),
+            **{name: value for name, value in self.details.items() if name != "generation"},
+        }
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is wrong now; ``blocking`` when changes cannot flow because of it."""
+
+    key: str
+    what: str
+    todo: str
+    blocking: bool
+    count: int
+    since: str
+    last: str
+    seconds: float
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "key": self.key,
+            "what": self.what,
+            "todo": self.todo,
+            "blocking": self.blocking,
+            "count": self.count,
+            "since": self.since,
+            "last": self.last,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True)
+class ThreadSnapshot:
+    """A thread's last sign of life; ``within_seconds`` is None when none is expected."""
+
+    name: str
+    seconds_ago: float
+    within_seconds: Optional[float]
+
+    def to_json(self) -> Dict[str, Any]:
+        return {"name": self.name, "seconds_ago": round(self.seconds_ago, 1), "within_seconds": self.within_seconds}
+
+
+@dataclass(frozen=True)
+class StatusSnapshot:
+    """The whole status at one moment."""
+
+    phase: Phase
+    uptime_seconds: int
+    indexes: Mapping[str, IndexSnapshot]
+    changes_captured: int
+    changes_committed: int
+    changes_in_flight: int
+    documents_built: int
+    documents_quarantined: int
+    batches: int
+    last_flush_micros: int
+    slot_lag_bytes: Optional[int]
+    errors: int
+    last_error: Optional[str]
+    ready: bool
+    ready_reason: str
+    troubles: Tuple[Trouble, ...]
+    gap: Optional[str]
+    confirmed: Optional[int]
+    indexes_ensured: int
+    observer_events_dropped: int
+    threads: Tuple[ThreadSnapshot, ...]
+    facts: Mapping[str, Any]
+
+    def to_json(self) -> Dict[str, Any]:
+        """A plain dict in the order of ``/status``: first flusso's keys exactly, then ours.
+
+        Facts are grouped by the part of their name before the first dot.
+        """
+        groups: Dict[str, Any] = {}
+        for name, value in self.facts.items():
+            group, dot, rest = name.partition(".")
+            if dot:
+                groups.setdefault(group, {})[rest] = value
+            else:
+                groups[name] = value
+        return {
+            "phase": self.phase.value,
+            "uptime_seconds": self.uptime_seconds,
+            "indexes": {name: index.state.value for name, index in self.indexes.items()},
+            "changes_captured": self.changes_captured,
+            "changes_committed": self.changes_committed,
+            "changes_in_flight": self.changes_in_flight,
+            "documents_built": self.documents_built,
+            "documents_quarantined": self.documents_quarantined,
+            "batches": self.batches,
+            "last_flush_micros": self.last_flush_micros,
+            "slot_lag_bytes": self.slot_lag_bytes,
+            "errors": self.errors,
+            "last_error": self.last_error,
+            "ready": self.ready,
+            "ready_reason": self.ready_reason,
+            "trouble": [trouble.to_json() for trouble in self.troubles],
+            "gap": self.gap,
+            "confirmed_lsn": None if self.confirmed is None else format_lsn(self.confirmed),
+            "index_details": {name: index.to_json() for name, index in self.indexes.items()},
+            "slot": groups.pop("slot", {}),
+            "addresses": groups.pop("addresses", {}),
+            "observer_events_dropped": self.observer_events_dropped,
+            "threads": [thread.to_json() for thread in self.threads],
+            "facts": groups,
+        }
+
+
+# -- what the lock protects -----------------------------------------------------------------------
+
+
+class _Index:
+    """The mutable record of one index."""
+
+    def __init__(self) -> None:
+        self.state = IndexState.PENDING
+        self.since = _utc_now()
+        self.documents_built = 0
+        self.quarantined = 0
+        self.details: Dict[str, Any] = {}
+        self.build: Optional[_Build] = None
+
+
+class _Build:
+    """Progress of one build, with samples to measure its rate from."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.total: Optional[int] = None
+        self.samples: Deque[Tuple[float, int]] = deque()
+
+    def report(self, done: int, total: Optional[int], now: float) -> None:
+        self.done, self.total = done, total
+        if self.samples and now - self.samples[-1][0] < 0.5 and len(self.samples) > 1:
+            self.samples[-1] = (self.samples[-1][0], done)
+            return
+        self.samples.append((now, done))
+        while len(self.samples) > 2 and now - self.samples[0][0] > RATE_WINDOW_SECONDS:
+            self.samples.popleft()
+
+    def snapshot(self, now: float) -> BuildProgress:
+        # Measured up to now, not up to the last sample: a build that stands still slows down visibly.
+        since, done_then = self.samples[0]
+        seconds = now - since
+        rate = (self.done - done_then) / seconds if seconds > 0 else 0.0
+        eta: Optional[float] = None
+        if self.total is not None and rate > 0:
+            eta = max(0, self.total - self.done) / rate
+        return BuildProgress(self.done, self.total, rate, eta)
+
+
+class _Trouble:
+    """The mutable record of one trouble."""
+
+    def __init__(self, now: float) -> None:
+        self.what = ""
+        self.todo = ""
+        self.blocking = False
+        self.count = 0
+        self.first = now
+        self.last = now
+        self.since_text = _utc_now()
+        self.last_text = self.since_text
+        self.log_at = now
+        self.log_interval = TROUBLE_LOG_SECONDS
+
+
+class Status:
+    """The daemon's state, safe to write and read from any thread; no method blocks on anything but its lock.
+
+    One Status may outlive several runs and several daemons: counters and uptime go on, see
+    :meth:`reset_for_run`.
+    """
+
+    def __init__(self, indexes: Iterable[str] = (), *, stall_seconds: float = STALL_SECONDS) -> None:
+        # Reentrant: the predicates of wait_for run under it and call the properties below.
+        self._changed = threading.Condition(threading.RLock())
+        self._stall_seconds = stall_seconds
+        self._started = monotonic()
+        self._run_started = self._started
+        self._phase = Phase.STARTING
+        self._indexes: Dict[str, _Index] = {name: _Index() for name in indexes}
+        self._indexes_ensured = 0
+        self._captured = 0
+        self._committed = 0
+        self._in_flight = 0
+        self._documents_built = 0
+        self._documents_quarantined = 0
+        self._batches = 0
+        self._last_flush_micros = 0
+        self._lag_bytes: Optional[int] = None
+        self._errors = 0
+        self._last_error: Optional[str] = None
+        self._progressed = self._started
+        self._troubles: Dict[str, _Trouble] = {}
+        self._beats: Dict[str, float] = {}
+        self._expected: Dict[str, float] = {}
+        self._confirmed: Optional[int] = None
+        self._gap: Optional[str] = None
+        self._facts: Dict[str, Any] = {}
+        self._events_dropped = 0
+
+    # -- phase and indexes --
+
+    @property
+    def phase(self) -> Phase:
+        with self._changed:
+            return self._phase
+
+    def set_phase(self, phase: Phase) -> None:
+        """Enter a phase.  Reaching ``backfilling`` or ``live`` clears troubles left by an earlier run."""
+        with self._changed:
+            if phase is self._phase:
+                return
+            self._phase = phase
+            self._progressed = monotonic()
+            flows = phase in (Phase.BACKFILLING, Phase.LIVE)
+            left = [key for key, trouble in self._troubles.items() if trouble.last < self._run_started]
+            self._changed.notify_all()
+        logger.info("phase is %s", phase.value)
+        if flows:
+            # Whoever registered them is gone with its run; what is still wrong has been said again since.
+            for key in left:
+                self.clear_trouble(key)
+
+    def reset_for_run(self) -> None:
+        """Go back to ``starting`` for another run: counters, uptime, index states and troubles survive.
+
+        Changes in flight are forgotten: they come again from the source.
+        """
+        with self._changed:
+            self._phase = Phase.STARTING
+            self._run_started = self._progressed = monotonic()
+            self._in_flight = 0
+            self._lag_bytes = None
+            self._beats.clear()
+            self._expected.clear()
+            self._changed.notify_all()
+
+    def add_index(self, name: str) -> None:
+        """Make an index known, as ``pending``; one already known keeps its state."""
+        with self._changed:
+            self._indexes.setdefault(name, _Index())
+
+    def indexes_ensured(self, count: int) -> None:
+        """So many indexes were ensured at the sinks."""
+        with self._changed:
+            self._indexes_ensured = count
+
+    def index_state(self, name: str) -> Optional[IndexState]:
+        """The state of an index, None for an unknown one."""
+        with self._changed:
+            index = self._indexes.get(name)
+            return None if index is None else index.state
+
+    def set_index_state(self, name: str, state: IndexState, **details: Any) -> None:
+        """Set the state and merge ``details`` (``generation=3``, ``reason="..."``; None removes one).
+
+        A change of state drops the former ``reason``; leaving ``backfilling`` and ``rebuilding`` drops the
+        build's progress.
+        """
+        with self._changed:
+            index = self._indexes.setdefault(name, _Index())
+            if state is not index.state:
+                index.state = state
+                index.since = _utc_now()
+                index.details.pop("reason", None)
+                index.build = None
+            index.details.update(details)
+            for key in [key for key, value in details.items() if value is None]:
+                del index.details[key]
+            self._progressed = monotonic()
+            self._changed.notify_all()
+
+    def set_build_progress(self, name: str, done: int, total: Optional[int]) -> None:
+        """Rows of the current build that are done, and about how many there are (None: unknown)."""
+        with self._changed:
+            index = self._indexes.setdefault(name, _Index())
+            if index.build is None or done < index.build.done:
+                index.build = _Build()
+            index.build.report(done, total, monotonic())
+
+    # -- counters --
+
+    def captured(self, n: int) -> None:
+        """So many changes came from the source and are in flight until committed."""
+        with self._changed:
+            if self._in_flight == 0:
+                # A backlog begins now: it may take as long as a stall from here, whatever the idle time before.
+                self._progressed = monotonic()
+            self._captured += n
+            self._in_flight += n
+            self._changed.notify_all()
+
+    def committed(self, stats: BatchStats) -> None:
+        """A batch is durable; its ``changes`` were announced by :meth:`captured` before."""
+        with self._changed:
+            self._committed += stats.changes
+            self._in_flight = max(0, self._in_flight - stats.changes)
+            self._documents_built += stats.documents
+            for name, documents in stats.documents_by_index.items():
+                self._indexes.setdefault(name, _Index()).documents_built += documents
+            self._batches += 1
+            self._last_flush_micros = int(stats.flush_seconds * 1_000_000)
+            self._progressed = monotonic()
+            self._changed.notify_all()
+
+    def progressed(self) -> None:
+        """Something moved that no counter shows, so that a backlog does not count as stalled."""
+        with self._changed:
+            self._progressed = monotonic()
+
+    @property
+    def in_flight(self) -> int:
+        """Changes captured and not yet committed."""
+        with self._changed:
+            return self._in_flight
+
+    def lag(self, bytes: Optional[int]) -> None:
+        """The slot's lag as sampled; None when it could not be known."""
+        with self._changed:
+            self._lag_bytes = None if bytes is None else max(0, bytes)
+
+    def error(self, text: str) -> None:
+        """Count an error that ended the pipeline.  The text is shown in ``/status``: no secrets, no rows."""
+        with self._changed:
+            self._errors += 1
+            self._last_error = text
+            self._changed.notify_all()
+
+    def quarantined(self, index: str, n: int = 1) -> None:
+        """So many more documents of an index were parked."""
+        with self._changed:
+            self._documents_quarantined += n
+            self._indexes.setdefault(index, _Index()).quarantined += n
+
+    def set_quarantined(self, index: str, n: int) -> None:
+        """So many documents of an index are parked now, as the sink says."""
+        with self._changed:
+            self._indexes.setdefault(index, _Index()).quarantined = n
+
+    def events_dropped(self, n: int = 1) -> None:
+        """So many events could not be handed to a slow observer."""
+        with self._changed:
+            self._events_dropped += n
+
+    # -- facts --
+
+    @property
+    def confirmed(self) -> Optional[int]:
+        """The position confirmed to the source last."""
+        with self._changed:
+            return self._confirmed
+
+    def set_confirmed(self, lsn: int) -> None:
+        """Everything up to ``lsn`` is durable and recorded."""
+        with self._changed:
+            self._confirmed = lsn
+            self._progressed = monotonic()
+            self._changed.notify_all()
+
+    def set_gap(self, sentence: Optional[str]) -> None:
+        """Announce that changes were lost, until None says that every index is rebuilt."""
+        with self._changed:
+            self._gap = sentence
+            self._changed.notify_all()
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Show a JSON value in ``/status``; dots group (``slot.wal_status``, ``addresses.public``), None removes."""
+        with self._changed:
+            if value is None:
+                self._facts.pop(name, None)
+            else:
+                self._facts[name] = value
+
+    # -- troubles --
+
+    def trouble(self, key: str, what: str, todo: str = "", *, blocking: bool = False) -> None:
+        """Register or refresh a trouble; ``blocking`` when changes cannot flow because of it.
+
+        Call it on every occurrence: it is logged on the first and then at doubling intervals only.
+        """
+        now = monotonic()
+        with self._changed:
+            trouble = self._troubles.get(key)
+            if trouble is None:
+                trouble = self._troubles[key] = _Trouble(now)
+            trouble.what, trouble.todo, trouble.blocking = what, todo, blocking
+            trouble.count += 1
+            trouble.last, trouble.last_text = now, _utc_now()
+            count, seconds = trouble.count, now - trouble.first
+            due = now >= trouble.log_at
+            if due:
+                trouble.log_at = now + trouble.log_interval
+                trouble.log_interval = min(2 * trouble.log_interval, TROUBLE_LOG_CAP_SECONDS)
+            self._changed.notify_all()
+        if due:
+            # Outside the lock: a slow log must not hold up whoever asks for the status.
+            sentence = f"{what}. {todo}" if todo else what
+            if count == 1:
+                logger.warning("%s", sentence, extra={"trouble": key})
+            else:
+                logger.warning(
+                    "%s (%d times in %.0f s)", sentence, count, seconds, extra={"trouble": key, "count": count}
+                )
+
+    def clear_trouble(self, key: str) -> bool:
+        """The trouble is over; says how often and how long once.  False when there was none."""
+        now = monotonic()
+        with self._changed:
+            trouble = self._troubles.pop(key, None)
+            if trouble is None:
+                return False
+            self._progressed = now
+            self._changed.notify_all()
+        logger.info(
+            "over: %s (%d times in %.0f s)",
+            trouble.what,
+            trouble.count,
+            now - trouble.first,
+            extra={"trouble": key, "count": trouble.count},
+        )
+        return True
+
+    def troubles(self) -> Tuple[Trouble, ...]:
+        """Everything that is wrong now, oldest first."""
+        with self._changed:
+            return self._trouble_list(monotonic())
+
+    def _trouble_list(self, now: float) -> Tuple[Trouble, ...]:
+        return tuple(
+            Trouble(key, t.what, t.todo, t.blocking, t.count, t.since_text, t.last_text, now - t.first)
+            for key, t in self._troubles.items()
+        )
+
+    # -- threads --
+
+    def expect_heartbeat(self, thread_name: str, within_seconds: float) -> None:
+        """From now on a silence of this thread longer than ``within_seconds`` is unready."""
+        with self._changed:
+            self._expected[thread_name] = within_seconds
+            self._beats[thread_name] = monotonic()
+
+    def heartbeat(self, thread_name: str) -> None:
+        """The thread lives and its loop turns."""
+        # One store into a dict needs no lock, and this is called from the hottest loops.
+        self._beats[thread_name] = monotonic()
+
+    def forget_thread(self, thread_name: str) -> None:
+        """The thread ended as it should; no more heartbeats are expected."""
+        with self._changed:
+            self._expected.pop(thread_name, None)
+            self._beats.pop(thread_name, None)
+
+    def forget_threads(self) -> None:
+        """No thread is expected any more."""
+        with self._changed:
+            self._expected.clear()
+            self._beats.clear()
+
+    # -- reading --
+
+    def ready(self) -> Tuple[bool, str]:
+        """Whether changes flow or are proven idle, and one line saying why not."""
+        with self._changed:
+            return self._readiness(monotonic())
+
+    def _readiness(self, now: float) -> Tuple[bool, str]:
+        if self._phase not in (Phase.BACKFILLING, Phase.LIVE):
+            blocking = self._first_blocking()
+            return False, f"{self._phase.value}: {blocking}" if blocking else f"phase is {self._phase.value}"
+        blocking = self._first_blocking()
+        if blocking:
+            return False, blocking
+        for name, within_seconds in self._expected.items():
+            silent = now - self._beats[name]
+            if silent > within_seconds:
+                return False, f"thread {name} has been silent for {silent:.0f} s"
+        standing = now - self._progressed
+        if self._in_flight > 0 and standing > self._stall_seconds:
+            return False, f"{self._in_flight} changes have been waiting for {standing:.0f} s without progress"
+        return True, "ok"
+
+    def _first_blocking(self) -> Optional[str]:
+        for trouble in self._troubles.values():
+            if trouble.blocking:
+                return " ".join(trouble.what.split())
+        return None
+
+    def snapshot(self) -> StatusSnapshot:
+        """An immutable copy of everything, taken at one moment."""
+        with self._changed:
+            now = monotonic()
+            ready, reason = self._readiness(now)
+            beats: List[Tuple[str, float]] = sorted(self._beats.copy().items())
+            return StatusSnapshot(
+                phase=self._phase,
+                uptime_seconds=int(now - self._started),
+                indexes={
+                    name: IndexSnapshot(
+                        name=name,
+                        state=index.state,
+                        since=index.since,
+                        documents_built=index.documents_built,
+                        quarantined=index.quarantined,
+                        build=None if index.build is None else index.build.snapshot(now),
+                        details=dict(index.details),
+                    )
+                    for name, index in self._indexes.items()
+                },
+                changes_captured=self._captured,
+                changes_committed=self._committed,
+                changes_in_flight=self._in_flight,
+                documents_built=self._documents_built,
+                documents_quarantined=self._documents_quarantined,
+                batches=self._batches,
+                last_flush_micros=self._last_flush_micros,
+                slot_lag_bytes=self._lag_bytes,
+                errors=self._errors,
+                last_error=self._last_error,
+                ready=ready,
+                ready_reason=reason,
+                troubles=self._trouble_list(now),
+                gap=self._gap,
+                confirmed=self._confirmed,
+                indexes_ensured=self._indexes_ensured,
+                observer_events_dropped=self._events_dropped,
+                threads=tuple(ThreadSnapshot(name, now - beat, self._expected.get(name)) for name, beat in beats),
+                facts=dict(self._facts),
+            )
+
+    def wait_for(self, predicate: Callable[[], bool], timeout: Optional[float] = None) -> bool:
+        """Block until ``predicate`` holds, at most ``timeout`` seconds; True when it held.
+
+        The predicate runs under the lock after each change, so it may only look at this object's
+        properties (``phase``, ``confirmed``, ``in_flight``, ``index_state``).
+        """
+        with self._changed:
+            return self._changed.wait_for(predicate, timeout)
