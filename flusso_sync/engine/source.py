@@ -165,8 +165,11 @@ class Documents(Protocol):
     def estimate(self, index: str) -> Optional[int]:
         """About how many root rows there are, without reading them."""
 
-    def chunks(self, index: str, chunk_rows: int, stop: threading.Event) -> Iterator[Chunk]:
-        """All root rows of an index, in chunks; each chunk's keys are read when it is asked for."""
+    def next_chunk(self, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
+        """The chunk of about ``rows`` root rows that follows ``after`` (None: the first); None at the end.
+
+        Its ids are read when it is asked for.  A chunk may hold no document at all.
+        """
 
     def close(self) -> None: ...
 

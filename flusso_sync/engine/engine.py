@@ -1,0 +1,275 @@
+"""The engine: runs of changes in, document writes out, in an order that is always right.
+
+One thread owns everything here.  It takes what the queue holds, opens one snapshot in which all those
+transactions are visible, traces the changes to documents, has them built, and enqueues them at every sink;
+the sinks' threads write them while the next batch is built.  Chunks of builds pass through the same thread,
+so that no old read is ever enqueued over a new one (design section 4).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+
+from flusso_sync.backoff import Stopped, wait_out
+from flusso_sync.engine.ledger import Entry, Ledger
+from flusso_sync.engine.queue import ChangeQueue
+from flusso_sync.engine.seeding import Build, Finished, Pending
+from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot
+from flusso_sync.engine.writer import SinkWriter
+from flusso_sync.observer import BatchStats, Observer
+from flusso_sync.sinks.base import Rejected, Write
+from flusso_sync.status import Status
+
+log = logging.getLogger(__name__)
+
+#: Chunks read ahead of the engine; what a worker has read waits here, so this times the bytes of a chunk is held.
+CHUNKS_AHEAD = 2
+
+#: Pause while no sink has room, and the longest an idle engine sleeps between two signs of life.
+ROOM_WAIT_SECONDS = 0.5
+IDLE_SECONDS = 1.0
+
+
+class _Registration(NamedTuple):
+    pending: Pending
+    answered: threading.Event
+
+
+class _ChunkToken:
+    """Waits for the writes of one stretch of a chunk and reports them when durable."""
+
+    def __init__(self, build: Build, observer: Observer) -> None:
+        self._build = build
+        self._observer = observer
+        self._lock = threading.Lock()
+        self._remaining = 1
+        self._started = time.monotonic()
+        self.documents = 0
+        build.hold()
+
+    def hold(self, count: int = 1) -> None:
+        with self._lock:
+            self._remaining += count
+
+    def release(self, count: int = 1) -> None:
+        with self._lock:
+            self._remaining -= count
+            if self._remaining:
+                return
+        if self.documents:
+            self._observer.on_batch_committed(
+                BatchStats(0, self.documents, {self._build.index: self.documents}, time.monotonic() - self._started)
+            )
+        self._build.release()
+
+
+class Engine:
+    """Turns the queue into writes.  ``loop`` runs on its thread; ``register`` and ``submit`` are called by
+    build threads and answered from it."""
+
+    def __init__(
+        self,
+        queue: ChangeQueue,
+        documents: Documents,
+        writers: Sequence[SinkWriter],
+        ledger: Ledger,
+        *,
+        status: Status,
+        observer: Observer,
+        stop: threading.Event,
+        draining: threading.Event,
+        rebuild: Callable[[Mapping[str, str]], None],
+        batch_changes: int,
+        heartbeat: str,
+    ) -> None:
+        self._queue = queue
+        self._documents = documents
+        self._writers = tuple(writers)
+        self._ledger = ledger
+        self._status = status
+        self._observer = observer
+        self._stop = stop
+        self._draining = draining
+        self._rebuild = rebuild
+        self._batch_changes = batch_changes
+        self._heartbeat = heartbeat
+        self._mail: Deque[_Registration] = deque()
+        self._finished: Deque[Finished] = deque()
+        self._space = threading.Condition()
+        self._pending: Dict[str, List[Pending]] = {}
+        self.idle = threading.Event()
+
+    # -- called by build threads ----------------------------------------------------------------------
+
+    def register(self, build: Build, ids: Sequence[str]) -> Pending:
+        """Register a chunk's ids as pending; returns once the engine knows them."""
+        registration = _Registration(Pending(build, ids), threading.Event())
+        self._mail.append(registration)
+        self._queue.ring()
+        while not registration.answered.wait(IDLE_SECONDS):
+            if self._stop.is_set():
+                raise Stopped
+        return registration.pending
+
+    def submit(self, finished: Finished) -> None:
+        """Hand a chunk's documents over; blocks while the engine has enough of them."""
+        with self._space:
+            while len(self._finished) >= CHUNKS_AHEAD:
+                if self._stop.is_set():
+                    raise Stopped
+                self._space.wait(IDLE_SECONDS)
+            self._finished.append(finished)
+        self._queue.ring()
+
+    # -- the engine's thread ----------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Work until stop; once ``draining`` is set, take nothing new and say so by ``idle``."""
+        while not self._stop.is_set():
+            self._status.heartbeat(self._heartbeat)
+            self._answer()
+            if self._draining.is_set():
+                self.idle.set()
+                self._stop.wait(0.02)
+                continue
+            waiting = bool(self._finished) and self._chunk_room()
+            if not self._live_room():
+                # The sinks are behind: let the queue fill, but go on answering.
+                continue
+            runs = self._queue.take(self._batch_changes, 0.0 if waiting else self._pause())
+            if runs:
+                self._process(runs)
+            self._take_chunk()
+
+    def _pause(self) -> float:
+        # A finished chunk that no sink has room for is looked at again soon; nothing rings for it.
+        return 0.01 if self._finished else IDLE_SECONDS
+
+    def _answer(self) -> None:
+        while self._mail:
+            registration = self._mail.popleft()
+            pending = registration.pending
+            self._pending.setdefault(pending.build.index, []).append(pending)
+            registration.answered.set()
+
+    def _live_room(self) -> bool:
+        return all(writer.wait_room(build=False, timeout=ROOM_WAIT_SECONDS) for writer in self._writers)
+
+    def _chunk_room(self) -> bool:
+        return all(writer.has_room(build=True) for writer in self._finished[0].pending.build.writers)
+
+    def _process(self, runs: Sequence[ChangeRun]) -> None:
+        """Make every document that shows a change of ``runs`` right again."""
+        changes = sum(len(run.changes) for run in runs)
+        position = next((run.commit for run in reversed(runs) if run.commit is not None), None)
+        entry = self._ledger.open(position, changes)
+        if changes:
+            work = _Work(runs)
+            while not work.done:
+                wait_out(lambda: self._advance(work, entry), self._stop, self._status, "source documents")
+                self._answer()
+                while not work.done and not self._live_room():
+                    if self._stop.is_set():
+                        raise Stopped
+                    self._status.heartbeat(self._heartbeat)
+                    self._answer()
+        entry.release()
+
+    def _advance(self, work: "_Work", entry: Entry) -> None:
+        """One snapshot's worth of a batch: trace it if that is still to do, then build what fits."""
+        built: List[Tuple[str, List[Document]]] = []
+        with self._documents.snapshot(work.runs, self._stop) as snapshot:
+            if work.left is None:
+                resolution = snapshot.resolve(work.runs)
+                work.begin(resolution)
+            left = _build(snapshot, work.left or {}, built)
+            version = snapshot.version
+        if work.rebuild:
+            self._rebuild(work.rebuild)
+            work.rebuild = {}
+        for index, documents in built:
+            entry.documents[index] = entry.documents.get(index, 0) + len(documents)
+            self._enqueue_live(index, documents, version, entry)
+        work.left = left
+
+    def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, entry: Entry) -> None:
+        lsn = entry.position or 0
+        pendings = self._pending.get(index)
+        if pendings:
+            ids = {document.id for document in documents}
+            for pending in pendings:
+                pending.ids -= ids
+        rejected = [Rejected(index, d.id, d.error, lsn) for d in documents if d.error is not None]
+        for writer in self._writers:
+            writer.enqueue(
+                [Write(index, d.id, d.body, version, False, lsn) for d in documents if d.error is None], entry
+            )
+            if rejected:
+                writer.park(rejected, entry)
+
+    def _take_chunk(self) -> None:
+        """Enqueue one finished stretch of a chunk, if there is one and room for it."""
+        if not self._finished or not self._chunk_room():
+            return
+        with self._space:
+            finished = self._finished.popleft()
+            self._space.notify()
+        pending, build = finished.pending, finished.pending.build
+        if not build.cancelled:
+            documents = [document for document in finished.documents if document.id in pending.ids]
+            token = _ChunkToken(build, self._observer)
+            token.documents = len(documents)
+            rejected = [Rejected(build.index, d.id, d.error, 0) for d in documents if d.error is not None]
+            for writer in build.writers:
+                writer.enqueue(
+                    [Write(build.index, d.id, d.body, finished.version, True) for d in documents if d.error is None],
+                    token,
+                )
+                if rejected:
+                    writer.park(rejected, token)
+            token.release()
+        if finished.last:
+            self._pending[build.index].remove(pending)
+            build.release()
+
+
+class _Work:
+    """A batch on its way: its runs, and once traced, the keys whose documents are still to build."""
+
+    def __init__(self, runs: Sequence[ChangeRun]) -> None:
+        self.runs = runs
+        self.left: Any = None
+        self.rebuild: Mapping[str, str] = {}
+
+    def begin(self, resolution: Resolution) -> None:
+        self.left = {index: keys for index, keys in resolution.keys.items() if keys}
+        self.rebuild = resolution.rebuild
+
+    @property
+    def done(self) -> bool:
+        return self.left is not None and not self.left and not self.rebuild
+
+
+def _build(
+    snapshot: Snapshot, left: Mapping[str, Sequence[Any]], built: List[Tuple[str, List[Document]]]
+) -> Dict[str, Sequence[Any]]:
+    """Build the first of what is left of each index in ``snapshot``; returns what remains for the next one.
+
+    A transaction must stay short: an index that did not fit at once waits for a snapshot of its own.
+    """
+    remaining: Dict[str, Sequence[Any]] = {}
+    full = False
+    for index, keys in left.items():
+        if full:
+            remaining[index] = keys
+            continue
+        documents, rest = snapshot.build(index, keys)
+        built.append((index, documents))
+        if rest:
+            remaining[index] = rest
+            full = True
+    return remaining

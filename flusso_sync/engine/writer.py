@@ -1,0 +1,389 @@
+"""The sink writer: order, waiting and judgement of writes, the same for every sink.
+
+The engine thread alone enqueues (design section 4, write protocol a).  A lane is one document: while a request
+holding (index, id) is unresolved, no other write of it is sent; a newer write takes the place of one that
+still waits, with everything that waited for it.  Live writes go before those of builds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from typing import Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
+
+from flusso_sync.backoff import Backoff, Stopped, delay_wish
+from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
+from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
+from flusso_sync.observer import Observer
+from flusso_sync.sinks.base import Failure, FailureKind, Rejected, Sink, Write
+from flusso_sync.status import Status
+
+log = logging.getLogger(__name__)
+
+Lane = Tuple[str, str]
+
+#: ``Write.state``
+WAITING, SENT, GONE = 0, 1, 2
+
+#: A live write this recent keeps one of the sink's requests free of builds (settled.md section 5).
+LIVE_RECENTLY_SECONDS = 1.0
+
+#: Beyond this many waiting bytes the engine builds no further documents for a sink.
+ROOM_BYTES = 32 * 1024 * 1024
+
+#: What a waiting write weighs beside its body.
+WRITE_OVERHEAD_BYTES = 500
+
+
+class Token(Protocol):
+    """Something that waits for writes: a ledger entry, a chunk of a build."""
+
+    def hold(self, count: int = 1) -> None: ...
+
+    def release(self, count: int = 1) -> None: ...
+
+
+class SinkWriter:
+    """The queue of one sink and the loop its ``concurrency`` threads run."""
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        policies: FailurePolicies,
+        observer: Observer,
+        status: Status,
+        stop: threading.Event,
+        caught_up: Callable[[], bool],
+        room_bytes: int = ROOM_BYTES,
+    ) -> None:
+        self.sink = sink
+        self._policies = policies
+        self._observer = observer
+        self._status = status
+        self._stop = stop
+        self._caught_up = caught_up
+        self._room_bytes = room_bytes
+        self._changed = threading.Condition()
+        self._live: Deque[Write] = deque()
+        self._build: Deque[Write] = deque()
+        self._waiting: Dict[Lane, Write] = {}
+        self._in_flight: Set[Lane] = set()
+        self._live_bytes = 0
+        self._build_bytes = 0
+        self._builds_in_flight = 0
+        self._live_at = float("-inf")
+        self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
+
+    # -- the engine's side ------------------------------------------------------------------------
+
+    def enqueue(self, writes: Sequence[Write], token: Token) -> None:
+        """Queue writes, the newest of their ids; ``token`` is released once for each when it is durable."""
+        token.hold(len(writes))
+        superseded: List[Write] = []
+        with self._changed:
+            for write in writes:
+                lane = (write.index, write.id)
+                older = self._waiting.get(lane)
+                write.tokens.append(token)
+                if older is not None:
+                    if write.build and not older.build:
+                        # Never a build over a live write: the live one is as new as anything we could say.
+                        older.tokens.append(token)
+                        continue
+                    self._forget(older)
+                    older.state = GONE
+                    write.tokens.extend(older.tokens)
+                    write.doubt = older.doubt
+                    superseded.append(older)
+                self._waiting[lane] = write
+                self._remember(write)
+            if writes and not writes[0].build:
+                self._live_at = time.monotonic()
+            self._changed.notify_all()
+
+    def wait_room(self, *, build: bool, timeout: float) -> bool:
+        """True once there is room for more; False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while (self._build_bytes if build else self._live_bytes) >= self._room_bytes:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self._changed.wait(remaining)
+            return True
+
+    def has_room(self, *, build: bool) -> bool:
+        with self._changed:
+            return (self._build_bytes if build else self._live_bytes) < self._room_bytes
+
+    def forget_builds(self, index: str) -> None:
+        """Drop the waiting build writes of an index whose build starts over; their tokens stay held."""
+        with self._changed:
+            for write in [w for w in self._build if w.index == index and w.state == WAITING]:
+                self._forget(write)
+                write.state = GONE
+                del self._waiting[(write.index, write.id)]
+            self._changed.notify_all()
+
+    def park(self, rejected: Sequence[Rejected], token: Token) -> None:
+        """Judge documents that the source could not render: the same policies as a sink's refusal."""
+        token.hold(len(rejected))
+        self._park(rejected, Counter())
+        token.release(len(rejected))
+
+    @property
+    def waiting(self) -> int:
+        with self._changed:
+            return len(self._waiting) + len(self._in_flight)
+
+    # -- the threads' side --------------------------------------------------------------------------
+
+    def loop(self) -> None:
+        """Send requests until stop; what still waits then is left alone, for it is not confirmed either."""
+        while True:
+            taken = self._take()
+            if taken is None:
+                return
+            writes, build = taken
+            try:
+                refresh = not build and self._caught_up() and not self._live
+                self._send(writes, refresh)
+            finally:
+                with self._changed:
+                    if build:
+                        self._builds_in_flight -= 1
+                    for write in writes:
+                        # One that was superseded while it waited gave its lane up already.
+                        if write.state == SENT:
+                            self._in_flight.discard((write.index, write.id))
+                    self._changed.notify_all()
+
+    def _remember(self, write: Write) -> None:
+        weight = (len(write.body) if write.body is not None else 0) + WRITE_OVERHEAD_BYTES
+        if write.build:
+            self._build.append(write)
+            self._build_bytes += weight
+        else:
+            self._live.append(write)
+            self._live_bytes += weight
+
+    def _forget(self, write: Write) -> None:
+        weight = (len(write.body) if write.body is not None else 0) + WRITE_OVERHEAD_BYTES
+        if write.build:
+            self._build_bytes -= weight
+        else:
+            self._live_bytes -= weight
+
+    def _take(self) -> Optional[Tuple[List[Write], bool]]:
+        """The writes of the next request, their lanes taken; None at stop."""
+        with self._changed:
+            while not self._stop.is_set():
+                writes = self._collect(self._live)
+                if writes:
+                    return writes, False
+                if self._build and self._builds_in_flight < self._build_limit():
+                    writes = self._collect(self._build)
+                    if writes:
+                        self._builds_in_flight += 1
+                        return writes, True
+                self._changed.wait(0.5)
+            return None
+
+    def _build_limit(self) -> int:
+        if time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS:
+            return max(1, self.sink.concurrency - 1)
+        return self.sink.concurrency
+
+    def _collect(self, source: Deque[Write]) -> List[Write]:
+        taken: List[Write] = []
+        blocked: List[Write] = []
+        size = 0
+        most, most_bytes = self.sink.max_actions, self.sink.max_bytes
+        while source and len(taken) < most and len(blocked) < most:
+            write = source[0]
+            if write.state != WAITING:
+                source.popleft()
+                continue
+            lane = (write.index, write.id)
+            if lane in self._in_flight:
+                blocked.append(source.popleft())
+                continue
+            length = len(write.body) if write.body is not None else 0
+            if taken and size + length > most_bytes:
+                break
+            source.popleft()
+            write.state = SENT
+            self._forget(write)
+            del self._waiting[lane]
+            self._in_flight.add(lane)
+            taken.append(write)
+            size += length
+        source.extendleft(reversed(blocked))
+        return taken
+
+    def _send(self, writes: List[Write], refresh: bool) -> None:
+        """Carry ``writes`` out to the end, whatever it takes; releases their tokens."""
+        backoff = Backoff()
+        trouble = f"sink {self.sink.name}"
+        troubled = False
+        while writes:
+            try:
+                failures = self.sink.write(writes, refresh=refresh)
+            except PayloadTooLarge as error:
+                if len(writes) == 1:
+                    self._reject([(writes[0], error.message)], Counter({writes[0].index: 1}))
+                    return
+                half = len(writes) // 2
+                self._send(writes[:half], refresh)
+                writes = writes[half:]
+                continue
+            except SinkUnavailable as error:
+                for write in writes:
+                    write.doubt = write.doubt or error.in_doubt
+                troubled = True
+                self._status.trouble(trouble, error.message, error.hint or "", blocking=True)
+                backoff.wait(self._stop, delay_wish(error))
+                writes = self._newest(writes)
+                continue
+            if troubled and len(failures) < len(writes):
+                self._status.clear_trouble(trouble)
+                troubled = False
+            writes = self._judge(writes, failures)
+            if writes:
+                troubled = True
+                reason = next(f for f in failures if f.kind is FailureKind.RETRY)
+                self._status.trouble(
+                    trouble, f"sink {self.sink.name} asks to wait: {reason.reason}", "It is asked again.", blocking=True
+                )
+                backoff.wait(self._stop, reason.retry_after_seconds)
+                writes = self._newest(writes)
+            elif troubled:
+                self._status.clear_trouble(trouble)
+
+    def _judge(self, writes: List[Write], failures: Sequence[Failure]) -> List[Write]:
+        """Release what is durable, park what is refused, and return what must be sent again."""
+        if not failures:
+            self._durable(writes)
+            return []
+        failed = {failure.position: failure for failure in failures}
+        again: List[Write] = []
+        rejected: List[Tuple[Write, str]] = []
+        done: List[Write] = []
+        for position, write in enumerate(writes):
+            failure = failed.get(position)
+            if failure is None:
+                done.append(write)
+            elif failure.kind is FailureKind.RETRY:
+                write.tries += 1
+                again.append(write)
+            elif failure.kind is FailureKind.CONFLICT:
+                if not write.doubt and not write.tries:
+                    # Nobody but us writes with our versions, and we never overtake ourselves (settled.md section 4).
+                    self._status.trouble(
+                        f"versions in sink {self.sink.name}",
+                        f"sink {self.sink.name} holds a newer version of {write.index}/{write.id} than we ever wrote",
+                        "Somebody else writes to the index, or the source was set back; rebuild the index.",
+                        blocking=False,
+                    )
+                done.append(write)
+            else:
+                rejected.append((write, failure.reason))
+        self._durable(done)
+        if rejected:
+            self._reject(rejected, Counter(write.index for write in writes))
+        return again
+
+    def _durable(self, writes: Sequence[Write]) -> None:
+        if self._parked:
+            freed: Dict[str, List[str]] = {}
+            with self._changed:
+                for write in writes:
+                    if (write.index, write.id) in self._parked:
+                        freed.setdefault(write.index, []).append(write.id)
+            for index, ids in freed.items():
+                self.sink.release(index, ids)
+                with self._changed:
+                    self._parked.difference_update((index, id) for id in ids)
+                self._status.quarantined(index, -len(ids))
+        _release(writes)
+
+    def _reject(self, rejected: Sequence[Tuple[Write, str]], sent: "Counter[str]") -> None:
+        self._park(
+            [
+                Rejected(index=write.index, id=write.id, reason=reason, lsn=write.lsn, delete=write.body is None)
+                for write, reason in rejected
+            ],
+            sent,
+        )
+        _release([write for write, _ in rejected])
+
+    def _park(self, rejected: Sequence[Rejected], sent: "Counter[str]") -> None:
+        counts = Counter(document.index for document in rejected)
+        for document in rejected:
+            if self._policies.of(document.index) is OnError.STOP:
+                raise DocumentRejected(
+                    f"sink {self.sink.name} refused {counts[document.index]} document(s) of index {document.index}, "
+                    f"for example {document.id!r}: {document.reason}",
+                    hint="Mend the row or the schema, or set on_error: skip to park such documents",
+                    index=document.index,
+                )
+            if mostly_rejected(sent[document.index], counts[document.index]):
+                raise DocumentRejected(
+                    f"sink {self.sink.name} refused {counts[document.index]} of {sent[document.index]} documents of index "
+                    f"{document.index}, for example {document.id!r}: {document.reason}",
+                    hint="So many at once show a fault of the mapping; see why and rebuild the index",
+                    index=document.index,
+                )
+        while True:
+            try:
+                self.sink.quarantine(rejected)
+                break
+            except SinkUnavailable as error:
+                self._status.trouble(f"sink {self.sink.name}", error.message, error.hint or "", blocking=True)
+                if self._stop.wait(delay_wish(error) or 1.0):
+                    raise Stopped from error
+        for document in rejected:
+            with self._changed:
+                new = (document.index, document.id) not in self._parked
+                self._parked.add((document.index, document.id))
+            if new:
+                self._status.quarantined(document.index, 1)
+            log.warning("document %s/%s parked: %s", document.index, document.id, document.reason)
+            self._observer.on_document_quarantined(document.index, document.id, document.reason)
+
+    def _newest(self, writes: List[Write]) -> List[Write]:
+        """What is left to send again: a write that a waiting one supersedes hands its tokens over."""
+        kept: List[Write] = []
+        with self._changed:
+            for write in writes:
+                lane = (write.index, write.id)
+                newer = self._waiting.get(lane)
+                if newer is None:
+                    kept.append(write)
+                    continue
+                newer.tokens.extend(write.tokens)
+                newer.doubt = newer.doubt or write.doubt
+                write.state = GONE
+                self._in_flight.discard(lane)
+            self._changed.notify_all()
+        return kept
+
+
+def _release(writes: Sequence[Write]) -> None:
+    """Tell every token how many of its writes are durable; one call per token, whatever the batch."""
+    counts: Dict[int, int] = {}
+    tokens: Dict[int, Token] = {}
+    for write in writes:
+        for token in write.tokens:
+            key = id(token)
+            if key in counts:
+                counts[key] += 1
+            else:
+                counts[key] = 1
+                tokens[key] = token  # type: ignore[assignment]
+        write.tokens = []
+    for key, token in tokens.items():
+        token.release(counts[key])
