@@ -1,0 +1,272 @@
+"""Metrics for Prometheus, and export over OTLP when the environment asks for it.
+
+Nothing here blocks or raises into the path: instruments are updated from memory, exporters run on threads
+and queues of their own, set-up errors disable an export with a warning, and shutting down is bounded.
+The providers are private; OpenTelemetry's globals stay untouched, so a host program keeps its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import threading
+import time
+from importlib import import_module
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
+
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import Resource
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+
+from flusso_sync.observer import BatchStats, Observer
+from flusso_sync.status import Status, StatusSnapshot
+
+logger = logging.getLogger("flusso_sync.telemetry")
+
+FLUSH_BUCKETS_SECONDS: Sequence[float] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+#: How often metrics are pushed over OTLP.
+PUSH_INTERVAL_MILLIS = 10_000
+
+#: A scrape waits so long for another one that is running.
+SCRAPE_WAIT_SECONDS = 2.0
+
+_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+_PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+_METRIC_EXPORTER = ("metric_exporter", "OTLPMetricExporter")
+
+
+class MetricsObserver(Observer):
+    """Feeds the instruments that the Status has no running total for."""
+
+    inline = True
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+
+    def on_index_seeded(self, index: str) -> None:
+        self._telemetry.seeded.add(1, {"index": index})
+
+    def on_batch_committed(self, stats: BatchStats) -> None:
+        for index, documents in stats.documents_by_index.items():
+            self._telemetry.documents.add(documents, {"index": index})
+        self._telemetry.flushes.record(stats.flush_seconds)
+        self._telemetry.trace_batch(stats)
+
+    def on_document_quarantined(self, index: str, id: str, reason: str) -> None:
+        self._telemetry.quarantined.add(1, {"index": index})
+
+
+class Telemetry:
+    """The meter of one process, read from ``status`` and fed by :meth:`observer`.
+
+    OTLP exporters are imported and started only when ``environ`` names an endpoint.
+    """
+
+    def __init__(self, status: Status, environ: Mapping[str, str] = os.environ) -> None:
+        self._status = status
+        self._scraping = threading.Lock()
+        self._registry = CollectorRegistry()
+        self._tracer_provider: Any = None
+        self._tracer: Any = None
+        readers: List[MetricReader] = [_prometheus_reader(self._registry)]
+        pushing = _metrics_push(environ)
+        if pushing is not None:
+            readers.append(pushing)
+        self._meter_provider = MeterProvider(
+            metric_readers=readers,
+            resource=Resource.create({"service.name": "flusso"}),
+            views=[
+                View(
+                    instrument_name="flusso.flush.duration",
+                    aggregation=ExplicitBucketHistogramAggregation(FLUSH_BUCKETS_SECONDS),
+                )
+            ],
+            # At exit it would wait for a collector that is not there; shutdown() is bounded.
+            shutdown_on_exit=False,
+        )
+        meter = self._meter_provider.get_meter("flusso")
+        self.documents = meter.create_counter(
+            "flusso.documents.built", description="documents assembled and written, deletes included"
+        )
+        self.seeded = meter.create_counter("flusso.indexes.seeded", description="backfills completed")
+        self.quarantined = meter.create_counter("flusso.documents.quarantined", description="rejected and skipped")
+        self.flushes = meter.create_histogram("flusso.flush.duration", unit="s", description="sink flush time")
+        counters: Dict[str, tuple[str, Callable[[StatusSnapshot], int]]] = {
+            "flusso.changes.captured": ("changes pulled from the source", lambda s: s.changes_captured),
+            "flusso.changes.committed": ("changes flushed and confirmed", lambda s: s.changes_committed),
+            "flusso.batches": ("flushed batches", lambda s: s.batches),
+            "flusso.errors": ("errors that stopped the pipeline", lambda s: s.errors),
+            "flusso.observer.events_dropped": (
+                "events that a slow observer did not get",
+                lambda s: s.observer_events_dropped,
+            ),
+        }
+        for name, (description, total) in counters.items():
+            meter.create_observable_counter(name, [self._watch(_plain(total))], description=description)
+        gauges: Dict[str, tuple[str, str, Callable[[StatusSnapshot], Iterable[Observation]]]] = {
+            "flusso.replication.slot_lag": (
+                "server WAL position minus confirmed position",
+                "By",
+                lambda s: [] if s.slot_lag_bytes is None else [Observation(s.slot_lag_bytes)],
+            ),
+            "flusso.indexes": ("indexes ensured at the sink", "", _plain(lambda s: s.indexes_ensured)),
+            "flusso.changes.in_flight": ("captured minus committed", "", _plain(lambda s: s.changes_in_flight)),
+            "flusso.ready": ("1 while changes flow or are proven idle", "", _plain(lambda s: int(s.ready))),
+            "flusso.gap": ("1 while changes were lost and indexes are rebuilt", "", _plain(lambda s: int(bool(s.gap)))),
+            "flusso.troubles": ("things that are wrong now", "", _plain(lambda s: len(s.troubles))),
+            "flusso.index.state": (
+                "1 for the state each index is in",
+                "",
+                lambda s: [
+                    Observation(1, {"index": name, "state": index.state.value}) for name, index in s.indexes.items()
+                ],
+            ),
+            "flusso.quarantine.documents": (
+                "documents in quarantine now",
+                "",
+                lambda s: [Observation(index.quarantined, {"index": name}) for name, index in s.indexes.items()],
+            ),
+            "flusso.build.rows": (
+                "rows of the current build that are done",
+                "",
+                lambda s: [
+                    Observation(index.build.done, {"index": name}) for name, index in s.indexes.items() if index.build
+                ],
+            ),
+            "flusso.build.rows_expected": (
+                "rows the current build has to do, about",
+                "",
+                lambda s: [
+                    Observation(index.build.total, {"index": name})
+                    for name, index in s.indexes.items()
+                    if index.build and index.build.total is not None
+                ],
+            ),
+        }
+        for name, (description, unit, values) in gauges.items():
+            meter.create_observable_gauge(name, [self._watch(values)], unit=unit, description=description)
+        self._start_tracing(environ)
+
+    def observer(self) -> MetricsObserver:
+        """The observer to hand to a daemon."""
+        return MetricsObserver(self)
+
+    def scrape(self) -> Optional[bytes]:
+        """The Prometheus text; None when another scrape holds it up for too long."""
+        if not self._scraping.acquire(timeout=SCRAPE_WAIT_SECONDS):
+            return None
+        try:
+            return generate_latest(self._registry)
+        finally:
+            self._scraping.release()
+
+    def trace_batch(self, stats: BatchStats) -> None:
+        """Record a batch as a span that ends now, if traces are exported."""
+        if self._tracer is None:
+            return
+        end = time.time_ns()
+        span = self._tracer.start_span(
+            "flush",
+            start_time=end - int(stats.flush_seconds * 1e9),
+            attributes={"changes": stats.changes, "documents": stats.documents},
+        )
+        span.end(end)
+
+    def shutdown(self, timeout: float = 1.0) -> bool:
+        """Send what is collected and stop the exporters; False when they did not end within ``timeout`` seconds."""
+        # Exporters retry inside their own shutdown; a daemon thread bounds that.
+        closing = threading.Thread(target=self._shutdown, name="flusso-telemetry-stop", daemon=True)
+        closing.start()
+        closing.join(timeout)
+        if closing.is_alive():
+            logger.warning("metrics and traces were not flushed within %.1f s", timeout)
+        return not closing.is_alive()
+
+    def _shutdown(self) -> None:
+        for provider in (self._tracer_provider, self._meter_provider):
+            if provider is None:
+                continue
+            try:
+                provider.shutdown()
+            except Exception:
+                logger.warning("an exporter failed while shutting down", exc_info=True)
+
+    def _watch(
+        self, values: Callable[[StatusSnapshot], Iterable[Observation]]
+    ) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        return lambda options: values(self._status.snapshot())
+
+    def _start_tracing(self, environ: Mapping[str, str]) -> None:
+        if not (environ.get(_ENDPOINT) or environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")):
+            return
+        try:
+            from opentelemetry.sdk.trace import TracerProvider
+            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+            exporter = _exporter("TRACES", environ)
+            provider = TracerProvider(
+                resource=Resource.create({"service.name": "flusso-cli"}), shutdown_on_exit=False
+            )
+            provider.add_span_processor(BatchSpanProcessor(exporter))
+        except Exception as error:
+            logger.warning("traces are not exported: %s", error)
+            return
+        self._tracer_provider = provider
+        self._tracer = provider.get_tracer("flusso")
+
+
+def _plain(value: Callable[[StatusSnapshot], int]) -> Callable[[StatusSnapshot], Iterable[Observation]]:
+    return lambda snapshot: [Observation(value(snapshot))]
+
+
+def _prometheus_reader(registry: CollectorRegistry) -> PrometheusMetricReader:
+    """A reader registered with ``registry`` only, without labels for the scope."""
+    accepted = inspect.signature(PrometheusMetricReader).parameters
+    options: Dict[str, Any] = {}
+    if "scope_info_enabled" in accepted:
+        options["scope_info_enabled"] = False
+    if "registry" in accepted:
+        return PrometheusMetricReader(registry=registry, **options)
+    # Older exporters know the global registry only.
+    reader = PrometheusMetricReader(**options)
+    REGISTRY.unregister(reader._collector)
+    registry.register(reader._collector)
+    reader.shutdown = lambda *args, **kwargs: None  # type: ignore[method-assign]
+    return reader
+
+
+def _metrics_push(environ: Mapping[str, str]) -> Optional[MetricReader]:
+    if not (environ.get(_ENDPOINT) or environ.get("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")):
+        return None
+    try:
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+
+        return PeriodicExportingMetricReader(
+            _exporter("METRICS", environ), export_interval_millis=PUSH_INTERVAL_MILLIS
+        )
+    except Exception as error:
+        logger.warning("metrics are not pushed: %s", error)
+        return None
+
+
+def _exporter(signal: str, environ: Mapping[str, str]) -> Any:
+    """The OTLP exporter of ``TRACES`` or ``METRICS``; endpoint, headers and time limits come from the environment."""
+    wanted = environ.get(f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL") or environ.get(_PROTOCOL) or "http/protobuf"
+    protocol = wanted.strip()
+    if protocol not in ("http/protobuf", "grpc"):
+        logger.warning("OTLP protocol %r is not understood; using http/protobuf for %s", wanted, signal.lower())
+        protocol = "http/protobuf"
+    kind = "http" if protocol == "http/protobuf" else "grpc"
+    module, name = ("trace_exporter", "OTLPSpanExporter") if signal == "TRACES" else _METRIC_EXPORTER
+    try:
+        # Imported only when asked for: gRPC alone weighs more than the rest of the daemon.
+        return getattr(import_module(f"opentelemetry.exporter.otlp.proto.{kind}.{module}"), name)()
+    except ImportError as error:
+        extra = "otlp-grpc" if protocol == "grpc" else "otlp"
+        raise RuntimeError(f"the exporter is not installed (pip install 'flusso-sync[{extra}]')") from error

@@ -1,0 +1,64 @@
+"""The public surface: health, readiness, status, metrics.  No auth, no row data, nothing that changes anything."""
+
+from __future__ import annotations
+
+import json
+from typing import Callable, Optional
+
+from flask import Flask, Response
+from werkzeug.exceptions import HTTPException
+
+from flusso_sync.status import Status
+
+TEXT = "text/plain; charset=utf-8"
+
+
+def public_app(status: Status, metrics: Optional[Callable[[], Optional[bytes]]] = None) -> Flask:
+    """The WSGI application of the public surface.
+
+    ``metrics`` returns the Prometheus text, or None when it cannot be made now (answered with 503).
+    """
+    app = Flask("flusso_sync.web.public", static_folder=None)
+    # An OPTIONS answered by Flask would be the one route nobody wrote.
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+
+    def healthz() -> Response:
+        return Response("", content_type=TEXT)
+
+    def readyz() -> Response:
+        ready, reason = status.ready()
+        return Response(reason + "\n", 200 if ready else 503, content_type=TEXT)
+
+    def show_status() -> Response:
+        # Not jsonify: it would sort the keys.
+        body = json.dumps(status.snapshot().to_json(), default=str, ensure_ascii=False, separators=(",", ":"))
+        return Response(body, content_type="application/json")
+
+    def show_metrics() -> Response:
+        text = metrics() if metrics is not None else None
+        if text is None:
+            return Response("", 503, content_type=TEXT)
+        return Response(text, content_type=TEXT)
+
+    for path, view in (
+        ("/healthz", healthz),
+        ("/readyz", readyz),
+        ("/status", show_status),
+        ("/metrics", show_metrics),
+    ):
+        app.add_url_rule(path, view_func=view, methods=["GET"], provide_automatic_options=False)
+
+    @app.after_request
+    def forbid_storing(response: Response) -> Response:
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    @app.errorhandler(HTTPException)
+    def empty(error: HTTPException) -> Response:
+        response = Response("", error.code or 500, content_type=TEXT)
+        for name, value in error.get_headers():
+            if name == "Allow":
+                response.headers[name] = value
+        return response
+
+    return app
