@@ -7,7 +7,7 @@ knowledge of joins, aggregates or junctions.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
+from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from flusso_sync.errors import ConfigError, Problem
 from flusso_sync.schema.plan import (
@@ -56,27 +56,44 @@ def with_keys(plan: IndexPlan, keys: Mapping[Table, Columns]) -> IndexPlan:
     """The plan with every ``PRIMARY_KEY`` replaced by the key columns of the table it stands for.
 
     ``keys`` holds the catalog's primary keys.  Raises ``ConfigError`` naming each place whose table has none:
-    the file must then say the columns itself.
+    the file must then say the columns itself, and each pair of link columns of different length.  ``ids`` over
+    a foreign key reads the related table's key, so that becomes its ``column``.
     """
-    problems: List[Problem] = []
-
-    def key(table: Table, where: str, remedy: str) -> Columns:
-        found = tuple(keys.get(table, ()))
-        if not found:
-            problems.append(
-                Problem(f"index {plan.name}: {where}: table {table} has no primary key; {remedy}", path=where)
-            )
-        return found
-
+    key = _Keys(plan.name, keys)
     root_key = plan.primary_key or key(plan.root, "primary_key", "name a unique constraint over NOT NULL columns")
     fields = _fill(plan.root, plan.fields, key, "")
-    if problems:
-        raise ConfigError(problems)
+    if key.problems:
+        raise ConfigError(key.problems)
     return replace(plan, primary_key=root_key, fields=fields)
 
 
+class _Keys:
+    """The catalog's primary keys, asked for by place; what cannot be answered becomes a problem."""
+
+    def __init__(self, index: str, keys: Mapping[Table, Columns]) -> None:
+        self._index = index
+        self._keys = keys
+        self.problems: List[Problem] = []
+
+    def refuse(self, where: str, message: str) -> None:
+        self.problems.append(Problem(f"index {self._index}: {message}", path=where))
+
+    def __call__(self, table: Table, where: str, remedy: str) -> Columns:
+        found = tuple(self._keys.get(table, ()))
+        if not found:
+            self.refuse(where, f"table {table} has no primary key; {remedy}")
+        return found
+
+    def single(self, table: Table, where: str) -> Optional[str]:
+        found = tuple(self._keys.get(table, ()))
+        if len(found) != 1:
+            self.refuse(where, f"ids needs a primary key of one column, and table {table} has {len(found) or 'none'}")
+            return None
+        return found[0]
+
+
 def _fill(
-    scope: Table, fields: Tuple[AnyField, ...], key: Callable[[Table, str, str], Columns], prefix: str
+    scope: Table, fields: Tuple[AnyField, ...], key: _Keys, prefix: str
 ) -> Tuple[AnyField, ...]:
     filled: List[AnyField] = []
     for field in fields:
@@ -92,27 +109,40 @@ def _fill(
                 )
             )
         elif isinstance(field, AggregateField):
-            filled.append(replace(field, link=_fill_link(scope, field, key, where)))
+            column = field.column
+            if field.op == "ids" and isinstance(field.link, ChildLink) and column is None:
+                column = key.single(field.table, where)
+            filled.append(replace(field, link=_fill_link(scope, field, key, where), column=column))
         else:
             filled.append(field)
     return tuple(filled)
 
 
-def _fill_link(scope: Table, field: Relation, key: Callable[[Table, str, str], Columns], where: str) -> Link:
+def _fill_link(scope: Table, field: Relation, key: _Keys, where: str) -> Link:
     link = field.link
     if isinstance(link, ChildLink):
-        return replace(
-            link, references=link.references or key(scope, where, "name the columns it points at in references")
-        )
+        references = link.references or key(scope, where, "name the columns it points at in references")
+        _match(key, where, "foreign_key", link.foreign_key, references)
+        return replace(link, references=references)
     if isinstance(link, TargetLink):
-        return replace(
-            link, target_key=link.target_key or key(field.table, where, "name the referenced column in primary_key")
-        )
+        target = link.target_key or key(field.table, where, "name the referenced column in primary_key")
+        _match(key, where, "column", link.column, target)
+        return replace(link, target_key=target)
     left = link.left_references or key(scope, where, "name the referenced columns in left_references")
+    _match(key, where, "left_key", link.left_key, left)
     right = link.right_references
     if reads_related(field):
         right = right or key(field.table, where, "name the referenced columns in right_references")
+        _match(key, where, "right_key", link.right_key, right)
     return replace(link, left_references=left, right_references=right)
+
+
+def _match(key: _Keys, where: str, name: str, columns: Columns, referenced: Columns) -> None:
+    if columns and referenced and len(columns) != len(referenced):
+        key.refuse(
+            where,
+            f"{name} ({', '.join(columns)}) and the key it points at ({', '.join(referenced)}) differ in length",
+        )
 
 
 # -- paths ------------------------------------------------------------------------------------------
