@@ -86,9 +86,7 @@ FIELD_KEYS: Mapping[str, Keys] = {
         ("table", "foreign_key", "fields"),
         ("primary_key", "references", "filters", "order_by", "limit", "options"),
     ),
-    "many_to_many": Keys(
-        ("table", "through", "fields"), ("primary_key", "filters", "order_by", "limit", "options")
-    ),
+    "many_to_many": Keys(("table", "through", "fields"), ("primary_key", "filters", "order_by", "limit", "options")),
     "count": Keys(("table",), (*_BY_KEY, "filters", "options", "column", "value_type")),
     "avg": Keys(("table", "column"), (*_BY_KEY, "filters", "options", "value_type")),
     "sum": Keys(("table", "column", "value_type"), (*_BY_KEY, "filters", "options")),
@@ -350,9 +348,7 @@ class _Parser:
             )
         return GeoField(name, column=self._column(item, path, name), required=required, options=options)
 
-    def _join(
-        self, item: Dict[str, Any], path: KeyPath, verb: str, name: str, options: Dict[str, Any]
-    ) -> JoinField:
+    def _join(self, item: Dict[str, Any], path: KeyPath, verb: str, name: str, options: Dict[str, Any]) -> JoinField:
         table = self._table(item, path)
         declared = self._columns(item, path, "primary_key")
         link: Link

@@ -92,9 +92,7 @@ class _Keys:
         return found[0]
 
 
-def _fill(
-    scope: Table, fields: Tuple[AnyField, ...], key: _Keys, prefix: str
-) -> Tuple[AnyField, ...]:
+def _fill(scope: Table, fields: Tuple[AnyField, ...], key: _Keys, prefix: str) -> Tuple[AnyField, ...]:
     filled: List[AnyField] = []
     for field in fields:
         where = prefix + field.name
@@ -209,9 +207,7 @@ class _Use:
         self.raw = False
 
 
-def table_uses(
-    plans: Sequence[IndexPlan], keys: Optional[Mapping[Table, Columns]] = None
-) -> Mapping[Table, TableUse]:
+def table_uses(plans: Sequence[IndexPlan], keys: Optional[Mapping[Table, Columns]] = None) -> Mapping[Table, TableUse]:
     """What the plans need of each table, in table order.
 
     ``keys`` are the catalog's primary keys: each is added to its table's columns and keys, and a table whose
@@ -299,4 +295,3 @@ def _filters(filters: Iterable[AnyFilter], own: _Use, around: Iterable[_Use]) ->
         elif isinstance(condition, RawFilter):
             for use in around:
                 use.raw = True
-
