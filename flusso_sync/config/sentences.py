@@ -77,9 +77,13 @@ def distance(one: str, other: str) -> int:
 
 
 def nearest(word: str, known: Iterable[str]) -> Optional[str]:
-    """The known word a typo most likely meant: at most two edits away, and fewer than it has letters."""
+    """The known word a typo most likely meant: begun with it, or at most two edits away and fewer than its letters."""
+    known = list(known)
     if len(word) > 64:
         return None
+    begun = [candidate for candidate in known if len(word) > 2 and candidate.startswith(word.lower())]
+    if len(begun) == 1:
+        return begun[0]
     best: Optional[str] = None
     best_distance = min(3, max(2, len(word)))
     for candidate in known:
