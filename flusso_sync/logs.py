@@ -40,7 +40,7 @@ LEVELS = {
 }
 
 #: What a LogRecord has anyway; everything else on it came as ``extra`` and is printed as ``key=value``.
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "plain"}
 
 _URL_PASSWORD = re.compile(r"(?<=://)([^\s:/@'\"]*):[^\s/'\"]*@")
 _KEY_PASSWORD = re.compile(
@@ -124,13 +124,18 @@ def _level(record: logging.LogRecord) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """``timestamp level [thread] logger: message key=value``, a traceback below it."""
+    """``timestamp level [thread] logger: message key=value``, a traceback below it.
+
+    A record with ``extra={"plain": True}`` speaks to a person at the start or the end: its lines alone.
+    """
 
     def __init__(self, *, colour: bool = False) -> None:
         super().__init__()
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
+        if getattr(record, "plain", False):
+            return redact("\n".join(_one_line(line) for line in record.getMessage().split("\n")))
         level = _level(record)
         shown = f"{level:>5}"
         if self._colour:

@@ -369,7 +369,7 @@ class Status:
     def set_index_state(self, name: str, state: IndexState, **details: Any) -> None:
         """Set the state and merge ``details`` (``generation=3``, ``reason="..."``; None removes one).
 
-        A change of state drops the former ``reason``; leaving ``backfilling`` and ``rebuilding`` drops the
+        A change of state drops what belonged to the former one: ``reason``, ``building`` (the generation) and the
         build's progress.
         """
         with self._changed:
@@ -377,7 +377,8 @@ class Status:
             if state is not index.state:
                 index.state = state
                 index.since = _utc_now()
-                index.details.pop("reason", None)
+                for passing in ("reason", "building"):
+                    index.details.pop(passing, None)
                 index.build = None
             index.details.update(details)
             for key in [key for key, value in details.items() if value is None]:

@@ -1,0 +1,26 @@
+"""The command line, ``flussod``.  Importing it costs little; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+from typing import NoReturn, Optional, Sequence
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
+    """Run ``flussod`` with ``arguments`` (default: the process's own); ends in SystemExit with the exit code."""
+    _occupy_standard_descriptors()
+    from flusso_sync.cli.commands import flussod
+
+    flussod.main(args=None if arguments is None else list(arguments), prog_name="flussod")
+
+
+def _occupy_standard_descriptors() -> None:
+    """Open whichever of stdin, stdout and stderr is closed on the null device.
+
+    Otherwise the next socket would get that number, and whatever a library prints would go to the peer.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from time import monotonic
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional
 
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
@@ -228,21 +228,3 @@ class Surface:
 
 def _is_loopback(host: str) -> bool:
     return ipaddress.ip_address(host.partition("%")[0]).is_loopback
-
-
-def split_address(address: str) -> Tuple[str, int]:
-    """``host:port`` or ``[host]:port`` with a literal IP as its parts; ValueError says what is wrong."""
-    host, colon, port = address.strip().rpartition(":")
-    if not colon:
-        raise ValueError(f"{address!r} is not of the form IP:port")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise ValueError(f"{address!r}: an IPv6 address is written [address]:port")
-    try:
-        ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        raise ValueError(f"{address!r}: {host!r} is not an IP address (host names are not looked up)") from None
-    if not port.isdigit() or not port.isascii() or int(port) > 65535:
-        raise ValueError(f"{address!r}: the port must be a number from 0 to 65535")
-    return host, int(port)

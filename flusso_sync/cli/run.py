@@ -1,0 +1,323 @@
+"""``flussod run``: the daemon, the public surface, signals and telemetry around it."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import threading
+from dataclasses import dataclass, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Dict, List, Optional
+
+import click
+
+from flusso_sync.cli.exit import exit_code, explain, root_error
+from flusso_sync.cli.options import Switch, config_option, publication_name, slot_name, socket_address, true_false
+from flusso_sync.errors import EXIT_INTERNAL, EXIT_OK, FlussoError
+
+if TYPE_CHECKING:
+    from flusso_sync.config.load import Config
+    from flusso_sync.config.values import Address
+    from flusso_sync.daemon import DaemonOptions
+
+logger = logging.getLogger("flusso_sync.cli.run")
+
+#: Descriptors we ask for: the surface alone may hold a thousand connections.
+OPEN_FILES = 4096
+
+#: Parts of the time between a signal and the end that belong to surfaces and exporters.
+SURFACE_STOP_SECONDS = 0.5
+TELEMETRY_STOP_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line and its variables say; None means "as the configuration says"."""
+
+    config_path: str
+    slot: Optional[str] = None
+    publication: Optional[str] = None
+    manage_publication: Optional[bool] = None
+    manage_replica_identity: Optional[bool] = None
+    on_gap: Optional[str] = None
+    on_blind_table: Optional[str] = None
+    skip_backfill: Optional[bool] = None
+    pretty: Optional[bool] = None
+    queue_capacity: Optional[int] = None
+    backfill_workers: Optional[int] = None
+    lag_poll_secs: Optional[float] = None
+    index_prefix: Optional[str] = None
+    public_address: Optional[Address] = None
+    private_address: Optional[Address] = None
+    admin_user: Optional[str] = None
+    admin_password: Optional[str] = None
+
+    def applied_to(self, config: Config) -> Config:
+        """The configuration with these values in place of its own."""
+        from flusso_sync.config.values import Secret
+
+        changes: Dict[str, Any] = {
+            "prefix": self.index_prefix,
+            "source.manage_replica_identity": self.manage_replica_identity,
+            "source.on_gap": self.on_gap,
+            "source.on_blind_table": self.on_blind_table,
+            "backfill.workers": self.backfill_workers,
+            "server.public_address": self.public_address,
+            "server.private_address": self.private_address,
+            "server.admin_user": self.admin_user,
+            "server.admin_password": None if self.admin_password is None else Secret(self.admin_password),
+        }
+        if self.manage_publication is False and "on_blind_table" not in config.source.model_fields_set:
+            # As in the file: who keeps the publication to himself is warned, not stopped.
+            changes["source.on_blind_table"] = self.on_blind_table or "warn"
+        for path, value in changes.items():
+            if value is not None:
+                config = _replaced(config, path.split("."), value)
+        return config
+
+    def daemon_options(self) -> DaemonOptions:
+        """What the daemon takes as options of its own."""
+        from flusso_sync.daemon import DaemonOptions
+
+        return DaemonOptions(
+            slot=self.slot,
+            publication=self.publication,
+            manage_publication=self.manage_publication,
+            skip_backfill=bool(self.skip_backfill),
+            queue_capacity=self.queue_capacity,
+            pretty=bool(self.pretty),
+            lag_poll_interval=self.lag_poll_secs,
+        )
+
+
+def _replaced(model: Any, path: List[str], value: Any) -> Any:
+    """A copy of a frozen model (pydantic's or a dataclass) with the value at ``path`` replaced."""
+    name, *rest = path
+    new = _replaced(getattr(model, name), rest, value) if rest else value
+    if is_dataclass(model) and not isinstance(model, type):
+        return replace(model, **{name: new})
+    return model.model_copy(update={name: new})
+
+
+@click.command(
+    "run",
+    short_help="Build every index and keep it right.",
+    epilog="Every flag has the variable named beside it; a flag wins over its variable, both over the file.",
+)
+@config_option
+@click.option(
+    "--slot",
+    type=slot_name,
+    envvar="FLUSSO_SLOT",
+    show_envvar=True,
+    metavar="NAME",
+    help="Replication slot of this deployment, created when missing [flusso].",
+)
+@click.option(
+    "--publication",
+    type=publication_name,
+    envvar="FLUSSO_PUBLICATION",
+    show_envvar=True,
+    metavar="NAME",
+    help="Publication it streams, created when missing [flusso].",
+)
+@click.option(
+    "--manage-publication",
+    type=true_false,
+    metavar="true|false",
+    envvar="FLUSSO_MANAGE_PUBLICATION",
+    show_envvar=True,
+    help="May the daemon create and extend the publication.",
+)
+@click.option(
+    "--manage-replica-identity",
+    type=true_false,
+    metavar="true|false",
+    envvar="FLUSSO_MANAGE_REPLICA_IDENTITY",
+    show_envvar=True,
+    help="May the daemon strengthen the replica identity of tables that need it.",
+)
+@click.option(
+    "--on-gap",
+    type=click.Choice(["rebuild", "stop"]),
+    envvar="FLUSSO_ON_GAP",
+    show_envvar=True,
+    help="When changes were lost: rebuild every index beside the old one, or stop with exit code 7.",
+)
+@click.option(
+    "--on-blind-table",
+    type=click.Choice(["stop", "warn"]),
+    envvar="FLUSSO_ON_BLIND_TABLE",
+    show_envvar=True,
+    help="When the changes of a table cannot be heard.",
+)
+@click.option(
+    "--skip-backfill",
+    is_flag=True,
+    default=None,
+    cls=Switch,
+    envvar="FLUSSO_SKIP_BACKFILL",
+    show_envvar=True,
+    help="Build nothing at the start; only changes from now on are written.",
+)
+@click.option(
+    "--pretty",
+    is_flag=True,
+    default=None,
+    cls=Switch,
+    envvar="FLUSSO_PRETTY",
+    show_envvar=True,
+    help="Indent documents on stdout, when the file names no sinks.",
+)
+@click.option(
+    "--queue-capacity",
+    type=click.IntRange(min=1),
+    envvar="FLUSSO_QUEUE_CAPACITY",
+    show_envvar=True,
+    metavar="N",
+    help="Changes held between the stream and the engine.",
+)
+@click.option(
+    "--backfill-workers",
+    type=click.IntRange(1, 64),
+    envvar="FLUSSO_BACKFILL_WORKERS",
+    show_envvar=True,
+    metavar="N",
+    help="Connections that read rows while an index is built.",
+)
+@click.option(
+    "--lag-poll-secs",
+    type=click.FloatRange(min=0, min_open=True),
+    envvar="FLUSSO_LAG_POLL_SECS",
+    show_envvar=True,
+    metavar="SECONDS",
+    help="How often the slot's lag is sampled [15].",
+)
+@click.option(
+    "--index-prefix",
+    envvar="FLUSSO_INDEX_PREFIX",
+    show_envvar=True,
+    metavar="TEXT",
+    help="Put in front of every index, alias and meta index.",
+)
+@click.option(
+    "--public-address",
+    type=socket_address,
+    metavar="IP:PORT",
+    envvar="FLUSSO_PUBLIC_ADDRESS",
+    show_envvar=True,
+    help="Health, status and metrics [127.0.0.1:9464]; port 0 takes any free one.",
+)
+@click.option(
+    "--private-address",
+    type=socket_address,
+    metavar="IP:PORT",
+    envvar="FLUSSO_PRIVATE_ADDRESS",
+    show_envvar=True,
+    help="The administration surface [127.0.0.1:9465]; served only with a password.",
+)
+@click.option(
+    "--admin-user", envvar="FLUSSO_ADMIN_USER", show_envvar=True, metavar="NAME", help="User of that surface [admin]."
+)
+@click.option(
+    "--admin-password",
+    envvar="FLUSSO_ADMIN_PASSWORD",
+    show_envvar=True,
+    metavar="TEXT",
+    help="Password of that surface; the variable keeps it out of the process list.",
+)
+@click.pass_context
+def run(ctx: click.Context, /, **flags: Any) -> None:
+    """Build every index, then keep it right while rows change, until SIGTERM or Ctrl-C.
+
+    Logs go to standard error (FLUSSO_LOG=info,engine=debug for levels, FLUSSO_LOG_FORMAT=json for JSON
+    lines), data to standard output.  An outage of Postgres or of a sink is waited for, unready.
+    """
+    from flusso_sync import logs
+    from flusso_sync.cli.signals import Signals
+
+    options = RunOptions(**flags)
+    started = logs.configure()
+    shutdown = threading.Event()
+    try:
+        with Signals(shutdown, before_exit=lambda: started.close(0.1)):
+            code = _run(options, shutdown)
+    finally:
+        started.close()
+    ctx.exit(code)
+
+
+def _run(options: RunOptions, shutdown: threading.Event) -> int:
+    """Everything between the set-up of logs and the exit code."""
+    try:
+        return _serve(options, shutdown)
+    except BaseException as error:
+        cause = root_error(error)
+        if isinstance(cause, FlussoError):
+            logger.error("%s", explain(error), extra={"plain": True})
+        else:
+            logger.error("%s", explain(error), exc_info=cause)
+        return exit_code(error)
+
+
+def _serve(options: RunOptions, shutdown: threading.Event) -> int:
+    # Imported here, in the order in which they are needed: a refused configuration is reported before the
+    # slow ones are loaded.
+    from flusso_sync.cli.version import version
+    from flusso_sync.config.connection import check_prefix, overrides
+    from flusso_sync.config.load import load_config
+
+    config = options.applied_to(load_config(options.config_path))
+    check_prefix(config.prefix)
+    logger.info("flusso-sync %s on Python %s, %s", version(), sys.version.split()[0], options.config_path)
+    for warning in config.warnings:
+        logger.warning("%s", warning)
+    for override in overrides(config):
+        logger.info("%s", override)
+    _allow_open_files()
+
+    from flusso_sync.daemon import Daemon
+    from flusso_sync.status import Status
+    from flusso_sync.telemetry import Telemetry
+    from flusso_sync.web.public import public_app
+    from flusso_sync.web.server import Surface
+
+    deaths: List[BaseException] = []
+
+    def surface_died(name: str, error: BaseException) -> None:
+        deaths.append(error)
+        shutdown.set()
+
+    status = Status()
+    telemetry = Telemetry(status)
+    try:
+        address = config.server.public_address
+        app = public_app(status, telemetry.scrape)
+        public = Surface("public", app, address.host, address.port, failed=surface_died)
+        public.bind()
+        try:
+            public.start()
+            status.set_fact("addresses.public", public.address)
+            logger.info("public surface on http://%s (/healthz /readyz /status /metrics)", public.address)
+            daemon = Daemon(
+                config, options=options.daemon_options(), observers=[telemetry.observer()], status=status
+            )
+            running = daemon.start()
+            if not shutdown.is_set():
+                running.run(shutdown)
+        finally:
+            public.stop(SURFACE_STOP_SECONDS)
+    finally:
+        telemetry.shutdown(TELEMETRY_STOP_SECONDS)
+    if deaths:
+        return EXIT_INTERNAL
+    logger.info("stopped")
+    return EXIT_OK
+
+
+def _allow_open_files() -> None:
+    """Raise the soft limit of descriptors as far as we may want it; many systems start at 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,284 @@
+"""Metrics: the exact names that dashboards rely on, and exporters that can neither block nor break the sync."""
+
+from __future__ import annotations
+
+import re
+import socket
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from time import monotonic
+from typing import Dict, Iterator, List, Tuple
+
+import pytest
+
+from flusso_sync import telemetry as module
+from flusso_sync.observer import BatchStats, FanOut, StatusObserver
+from flusso_sync.status import Phase, Status
+from flusso_sync.telemetry import Telemetry
+from tests.waiting import wait_for
+
+#: operations.md section 3.
+FLUSSO = {
+    "flusso_changes_captured_total": "counter",
+    "flusso_changes_committed_total": "counter",
+    "flusso_documents_built_total": "counter",
+    "flusso_batches_total": "counter",
+    "flusso_indexes_seeded_total": "counter",
+    "flusso_documents_quarantined_total": "counter",
+    "flusso_errors_total": "counter",
+    "flusso_flush_duration_seconds": "histogram",
+    "flusso_replication_slot_lag_bytes": "gauge",
+    "flusso_indexes": "gauge",
+    "flusso_changes_in_flight": "gauge",
+    "target_info": "gauge",
+}
+
+
+@pytest.fixture
+def told() -> Iterator[Tuple[Status, Telemetry]]:
+    status = Status(["users"])
+    telemetry = Telemetry(status, {})
+    fan = FanOut([StatusObserver(status), telemetry.observer()])
+    fan.on_indexes_ensured(["users"])
+    fan.on_backfill_started(["users"])
+    fan.on_index_seeded("users")
+    fan.on_live_started()
+    fan.on_changes_captured(7)
+    fan.on_batch_committed(BatchStats(5, 4, {"users": 4}, flush_seconds=0.02))
+    fan.on_document_quarantined("users", "7", "too large")
+    fan.on_slot_lag(11056)
+    fan.on_error(RuntimeError("over"))
+    yield status, telemetry
+    assert telemetry.shutdown(5)
+
+
+def scraped(telemetry: Telemetry) -> str:
+    text = telemetry.scrape()
+    assert text is not None
+    return text.decode()
+
+
+def samples(text: str) -> Dict[str, float]:
+    return {
+        name: float(value)
+        for name, value in (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    }
+
+
+def test_names_and_types_are_flussos(told: Tuple[Status, Telemetry]) -> None:
+    text = scraped(told[1])
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
+    assert {name: types.get(name) for name in FLUSSO} == FLUSSO
+
+
+def test_values_are_those_of_the_status_and_carry_no_other_labels(told: Tuple[Status, Telemetry]) -> None:
+    found = samples(scraped(told[1]))
+    assert {name: found[name] for name in found if name.startswith("flusso_") and "bucket" not in name} == {
+        "flusso_changes_captured_total": 7,
+        "flusso_changes_committed_total": 5,
+        "flusso_changes_in_flight": 2,
+        'flusso_documents_built_total{index="users"}': 4,
+        "flusso_batches_total": 1,
+        'flusso_indexes_seeded_total{index="users"}': 1,
+        'flusso_documents_quarantined_total{index="users"}': 1,
+        'flusso_quarantine_documents{index="users"}': 1,
+        "flusso_errors_total": 1,
+        "flusso_flush_duration_seconds_count": 1,
+        "flusso_flush_duration_seconds_sum": 0.02,
+        "flusso_replication_slot_lag_bytes": 11056,
+        "flusso_indexes": 1,
+        'flusso_index_state{index="users",state="seeded"}': 1,
+        "flusso_ready": 1,
+        "flusso_gap": 0,
+        "flusso_troubles": 0,
+        "flusso_observer_events_dropped_total": 0,
+    }
+
+
+def test_buckets_are_flussos_and_cumulative(told: Tuple[Status, Telemetry]) -> None:
+    found = re.findall(r'^flusso_flush_duration_seconds_bucket\{le="([^"]+)"\} (\S+)$', scraped(told[1]), re.MULTILINE)
+    bounds = ["0.001", "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf"]
+    assert [bound for bound, _ in found] == bounds
+    assert [float(count) for _, count in found] == [0, 0, 0] + [1] * 10
+
+
+def test_target_info_names_the_service(told: Tuple[Status, Telemetry]) -> None:
+    (line,) = [line for line in scraped(told[1]).splitlines() if line.startswith("target_info{")]
+    assert 'service_name="flusso"' in line
+    assert 'telemetry_sdk_language="python"' in line
+
+
+def test_a_lag_nobody_knows_is_no_series_and_a_build_shows_its_rows() -> None:
+    status = Status(["users"])
+    telemetry = Telemetry(status, {})
+    status.set_build_progress("users", 10, 100)
+    found = samples(scraped(telemetry))
+    assert "flusso_replication_slot_lag_bytes" not in found
+    assert found['flusso_build_rows{index="users"}'] == 10
+    assert found['flusso_build_rows_expected{index="users"}'] == 100
+    assert found["flusso_ready"] == 0
+    status.set_phase(Phase.LIVE)
+    status.set_gap("the slot is gone")
+    status.trouble("sink", "away", blocking=True)
+    found = samples(scraped(telemetry))
+    assert (found["flusso_gap"], found["flusso_troubles"], found["flusso_ready"]) == (1, 1, 0)
+    telemetry.shutdown(5)
+
+
+def test_two_telemetries_of_one_process_do_not_meet() -> None:
+    first, second = Status(), Status()
+    first.captured(1)
+    second.captured(2)
+    telemetries = Telemetry(first, {}), Telemetry(second, {})
+    assert [samples(scraped(t))["flusso_changes_captured_total"] for t in telemetries] == [1, 2]
+    for telemetry in telemetries:
+        telemetry.shutdown(5)
+
+
+def test_a_scrape_that_hangs_does_not_hold_the_next_one_for_ever(
+    told: Tuple[Status, Telemetry], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SCRAPE_WAIT_SECONDS", 0.05)
+    with told[1]._scraping:
+        assert told[1].scrape() is None
+    assert told[1].scrape() is not None
+
+
+def test_scrapes_at_once_are_each_complete(told: Tuple[Status, Telemetry]) -> None:
+    texts: List[str] = []
+    threads = [threading.Thread(target=lambda: texts.append(scraped(told[1]))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(texts) == 8
+    assert len({tuple(sorted(samples(text))) for text in texts}) == 1
+
+
+def test_nothing_of_otlp_is_imported_unless_asked_for(told: Tuple[Status, Telemetry]) -> None:
+    import subprocess
+
+    program = (
+        "import sys; from flusso_sync.status import Status; from flusso_sync.telemetry import Telemetry; "
+        "Telemetry(Status(), {}).scrape(); "
+        "print([m for m in sys.modules if 'otlp' in m or m.startswith('grpc') or m.endswith('sdk.trace.export')])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True, timeout=60)
+    assert answer.stdout.decode().strip() == "[]"
+
+
+# -- OTLP ---------------------------------------------------------------------------------------------
+
+
+class Collector:
+    """An OTLP collector that remembers which paths were posted to."""
+
+    def __init__(self) -> None:
+        posted: List[Tuple[str, int]] = []
+        self.posted = posted
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers["Content-Length"])
+                self.rfile.read(size)
+                posted.append((self.path, size))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Says nothing."""
+
+        self.server = HTTPServer(("127.0.0.1", 0), Handler)
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.thread.join()
+        self.server.server_close()
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+def exporting(monkeypatch: pytest.MonkeyPatch, **environ: str) -> Telemetry:
+    """The exporters read the process's own environment for themselves."""
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    return Telemetry(Status(), environ)
+
+
+def test_one_endpoint_exports_metrics_and_traces_at_the_latest_on_shutdown(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    telemetry = exporting(monkeypatch, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    telemetry.observer().on_batch_committed(BatchStats(1, 1, {"users": 1}, 0.01))
+    assert telemetry.shutdown(10)
+    assert {path for path, _ in collector.posted} == {"/v1/metrics", "/v1/traces"}
+
+
+def test_a_signals_own_endpoint_turns_on_that_signal_alone(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    telemetry = exporting(monkeypatch, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.url + "/mine")
+    telemetry.observer().on_batch_committed(BatchStats(1, 1, {"users": 1}, 0.01))
+    assert telemetry.shutdown(10)
+    assert {path for path, _ in collector.posted} == {"/mine"}
+
+
+def test_a_collector_that_never_answers_delays_neither_batches_nor_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(5)
+        telemetry = exporting(
+            monkeypatch,
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{deaf.getsockname()[1]}",
+            OTEL_EXPORTER_OTLP_TIMEOUT="1",
+        )
+        observer = telemetry.observer()
+        begin = monotonic()
+        for _ in range(5000):
+            observer.on_batch_committed(BatchStats(1, 1, {"users": 1}, 0.01))
+        assert monotonic() - begin < 3
+        begin = monotonic()
+        assert not telemetry.shutdown(0.3)
+        assert monotonic() - begin < 1
+    wait_for(lambda: "flusso-telemetry-stop" not in [t.name for t in threading.enumerate()], 30)
+
+
+def test_an_unknown_protocol_warns_and_falls_back(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    telemetry = exporting(
+        monkeypatch, OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.url, OTEL_EXPORTER_OTLP_PROTOCOL="carrier-pigeon"
+    )
+    assert telemetry.shutdown(10)
+    assert collector.posted
+    assert any("carrier-pigeon" in record.getMessage() for record in caplog.records)
+
+
+def test_an_exporter_that_cannot_be_set_up_only_warns(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def missing(name: str) -> object:
+        raise ImportError(name)
+
+    monkeypatch.setattr(module, "import_module", missing)
+    telemetry = exporting(
+        monkeypatch, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
+    )
+    warnings = [record.getMessage() for record in caplog.records if record.name == module.logger.name]
+    assert [text.split(":")[0] for text in warnings] == ["metrics are not pushed", "traces are not exported"]
+    assert all("otlp-grpc" in text for text in warnings)
+    assert samples(scraped(telemetry))["flusso_changes_captured_total"] == 0
+    assert telemetry.shutdown(5)
