@@ -317,10 +317,7 @@ class PostgresServer:
         if self._owner is not None:
             os.chown(self.folder, self._owner.pw_uid, self._owner.pw_gid)
             if not _open_to_all(self._binaries):
-                # A checkout under /root: the server's user cannot walk to the wheel in its .venv.
-                install = self.folder / "install"
-                shutil.copytree(self._binaries.parent, install, symlinks=True)
-                self._binaries = install / "bin"
+                self._binaries = _copy_install(self._binaries.parent, self.folder / "install") / "bin"
         command = [str(self._binaries / "initdb"), "-D", str(self.data), "-U", self.user, "-A", "trust"]
         command += ["-E", "UTF8", "--no-sync", "-N"]
         problem = ""
@@ -340,6 +337,19 @@ class PostgresServer:
     def choose_port(self) -> None:
         self.port = free_port()
         self._write("postgresql.conf", _setting("port", self.port), append=True)
+
+
+def _copy_install(install: Path, folder: Path) -> Path:
+    """Copy an installation for a user who cannot walk to it, as to a wheel in the .venv of a checkout under /root.
+
+    A wheel's programs look for its libraries in a folder beside the package, so that place is kept.
+    """
+    copy = folder / install.parent.name / install.name
+    shutil.copytree(install, copy, symlinks=True)
+    libraries = install.parent.parent / f"{install.parent.name}.libs"
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    return copy
 
 
 def _setting(name: str, value: Any) -> str:
