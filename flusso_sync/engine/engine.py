@@ -101,7 +101,10 @@ class Engine:
         self._finished: Deque[Finished] = deque()
         self._space = threading.Condition()
         self._pending: Dict[str, List[Pending]] = {}
+        #: Set once the engine takes nothing new because it is drained.
         self.idle = threading.Event()
+        #: The highest version any write was given: the high-water mark of settled.md section 4.
+        self.version = 0
 
     # -- called by build threads ----------------------------------------------------------------------
 
@@ -188,6 +191,7 @@ class Engine:
                 work.begin(resolution)
             left = _build(snapshot, work.left or {}, built)
             version = snapshot.version
+        self.version = max(self.version, version)
         if work.rebuild:
             self._rebuild(work.rebuild)
             work.rebuild = {}
@@ -221,6 +225,7 @@ class Engine:
         pending, build = finished.pending, finished.pending.build
         if not build.cancelled:
             documents = [document for document in finished.documents if document.id in pending.ids]
+            self.version = max(self.version, finished.version)
             token = _ChunkToken(build, self._observer)
             token.documents = len(documents)
             rejected = [Rejected(build.index, d.id, d.error, 0) for d in documents if d.error is not None]

@@ -108,7 +108,7 @@ class Seeding:
         self._observer = observer
         self._stop = stop
         self._chunk_rows = chunk_rows
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._builds: Dict[str, Build] = {}
         self._turn: Deque[str] = deque()
         self._completing = 0
@@ -117,7 +117,7 @@ class Seeding:
         """Build ``index`` into the generation its sinks have begun; a build under way is given up for it."""
         total = wait_out(lambda: self._documents.estimate(index), self._stop, self._status, "source documents")
         build = Build(index, writers, total)
-        with self._changed:
+        with self._lock:
             older = self._builds.get(index)
             if older is not None:
                 older.cancelled = True
@@ -126,27 +126,26 @@ class Seeding:
             else:
                 self._turn.append(index)
             self._builds[index] = build
-            self._changed.notify_all()
         self._status.set_index_state(index, IndexState.REBUILDING if rebuilding else IndexState.BACKFILLING)
         self._status.set_build_progress(index, 0, total)
 
     @property
     def active(self) -> List[str]:
-        with self._changed:
+        with self._lock:
             return list(self._builds)
 
     @property
     def idle(self) -> bool:
         """No build is under way or being completed."""
-        with self._changed:
+        with self._lock:
             return not self._builds and not self._completing
 
     def loop(self) -> None:
-        """Work builds off until stop, one chunk at a time, the indexes in turn."""
+        """Work builds off, one chunk at a time, the indexes in turn, until none is left or stop."""
         while not self._stop.is_set():
             build = self._next()
             if build is None:
-                continue
+                return
             chunk = wait_out(
                 lambda b=build: b.next_chunk(self._documents, self._chunk_rows),  # type: ignore[misc]
                 self._stop,
@@ -159,9 +158,8 @@ class Seeding:
             self._read(build, chunk)
 
     def _next(self) -> Optional[Build]:
-        with self._changed:
+        with self._lock:
             if not self._turn:
-                self._changed.wait(0.5)
                 return None
             index = self._turn[0]
             self._turn.rotate(-1)
@@ -201,7 +199,7 @@ class Seeding:
         """All chunks are handed out: whoever finds the build complete completes it, once."""
         if not build.complete.wait(0.05):
             return
-        with self._changed:
+        with self._lock:
             if self._builds.get(build.index) is not build:
                 return
             del self._builds[build.index]
@@ -215,10 +213,9 @@ class Seeding:
                 f"sink {writer.sink.name}",
             )
         self._status.set_build_progress(build.index, build.done, build.done)
-        self._status.set_index_state(build.index, IndexState.SEEDED)
         log.info("index %s is complete: %d rows read", build.index, build.done)
         self._observer.on_index_seeded(build.index)
-        with self._changed:
+        with self._lock:
             self._completing -= 1
             left = self._completing + len(self._builds)
         if left == 0:

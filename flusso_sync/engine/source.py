@@ -11,8 +11,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import (
     Any,
+    Callable,
     ContextManager,
-    Iterator,
     List,
     Mapping,
     NamedTuple,
@@ -23,6 +23,7 @@ from typing import (
 )
 
 from flusso_sync.schema.plan import IndexPlan
+from flusso_sync.status import Status
 
 #: A root row's key as the stream and the tables both print it: one text per key column.
 Key = Tuple[str, ...]
@@ -113,26 +114,40 @@ class Resolution(NamedTuple):
 
 
 class Capture(Protocol):
-    """The change stream.  ``connect`` .. ``stream`` are called in this order, by the daemon and then the
-    capture thread; ``confirm`` and ``lag`` may be called from any thread."""
+    """The change stream.  The daemon calls ``report_to`` .. ``prepare`` in this order, the capture thread calls
+    ``stream``; ``confirm``, ``lag`` and ``watch`` may be called from any thread.
+
+    Subclass it to inherit what a simple source need not care about.
+    """
+
+    def report_to(self, status: Status, heartbeat: Callable[[], None]) -> None:
+        """Where trouble and facts go; ``heartbeat`` is called while the source waits for something."""
 
     def connect(self, stop: threading.Event) -> SourceIdentity:
-        """Reach the source and say who it is.  Waits out an outage until ``stop``."""
+        """Reach the source and say who it is.  A transient error makes the daemon call again."""
+        raise NotImplementedError
 
     def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
         """Order of birth: identities, publication, slot.  Nothing committed afterwards is missed."""
+        return Prepared(0)
 
-    def stream(self, emit: "Emit", stop: threading.Event) -> None:
+    def stream(self, emit: Emit, stop: threading.Event) -> None:
         """Emit runs in commit order until ``stop`` is set or a finite source ends (then return)."""
+        raise NotImplementedError
 
     def confirm(self, position: int) -> None:
         """Everything up to ``position`` is durable and recorded; never blocks."""
 
     def lag(self) -> Optional[int]:
         """Bytes between the source's write position and the confirmed one; None when unknown."""
+        return None
+
+    def watch(self) -> Mapping[str, str]:
+        """Look after what the source must keep; index -> reason for each index to be rebuilt."""
+        return {}
 
     def close(self) -> None:
-        """Release every connection; safe to call twice."""
+        """Tell the source the last confirmed position and release every connection; safe to call twice."""
 
 
 class Snapshot(Protocol):
@@ -142,36 +157,50 @@ class Snapshot(Protocol):
 
     def resolve(self, runs: Sequence[ChangeRun]) -> Resolution:
         """Trace changes back to the documents that show them."""
+        raise NotImplementedError
 
     def build(self, index: str, keys: Sequence[Any]) -> Tuple[List[Document], Sequence[Any]]:
         """The documents of the first of ``keys``, bounded in bytes, and the keys left for a later snapshot.
 
         A key without a row gives a delete.  At least one key is worked off by each call.
         """
+        raise NotImplementedError
 
     def build_chunk(self, chunk: Chunk) -> Tuple[List[Document], Sequence[Any]]:
         """The same for a chunk; rows that are no documents are simply absent."""
+        raise NotImplementedError
 
 
 class Documents(Protocol):
     """Reads documents.  Each calling thread has its own connection; ``close`` ends them all."""
 
+    def report_to(self, status: Status) -> None:
+        """Where trouble goes."""
+
     def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
-        """Connect and check the plans against the catalog."""
+        """Connect and check the plans against the catalog.  A transient error makes the daemon call again."""
+        raise NotImplementedError
 
     def snapshot(self, runs: Sequence[ChangeRun], stop: threading.Event) -> ContextManager[Snapshot]:
         """A snapshot in which every transaction of ``runs`` is visible; waits for that."""
+        raise NotImplementedError
 
     def estimate(self, index: str) -> Optional[int]:
         """About how many root rows there are, without reading them."""
+        return None
 
     def next_chunk(self, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
         """The chunk of about ``rows`` root rows that follows ``after`` (None: the first); None at the end.
 
         Its ids are read when it is asked for.  A chunk may hold no document at all.
         """
+        raise NotImplementedError
 
-    def close(self) -> None: ...
+    def cancel(self) -> None:
+        """End whatever statement is running, from another thread: the daemon stops."""
+
+    def close(self) -> None:
+        """Release every connection; safe to call twice."""
 
 
 @dataclass

@@ -307,7 +307,7 @@ class SinkWriter:
                 self.sink.release(index, ids)
                 with self._changed:
                     self._parked.difference_update((index, id) for id in ids)
-                self._status.quarantined(index, -len(ids))
+                self._count_parked(index)
         _release(writes)
 
     def _reject(self, rejected: Sequence[Tuple[Write, str]], sent: "Counter[str]") -> None:
@@ -347,12 +347,16 @@ class SinkWriter:
                     raise Stopped from error
         for document in rejected:
             with self._changed:
-                new = (document.index, document.id) not in self._parked
                 self._parked.add((document.index, document.id))
-            if new:
-                self._status.quarantined(document.index, 1)
             log.warning("document %s/%s parked: %s", document.index, document.id, document.reason)
             self._observer.on_document_quarantined(document.index, document.id, document.reason)
+        for index in counts:
+            self._count_parked(index)
+
+    def _count_parked(self, index: str) -> None:
+        with self._changed:
+            count = sum(1 for lane in self._parked if lane[0] == index)
+        self._status.set_quarantined(index, count)
 
     def _newest(self, writes: List[Write]) -> List[Write]:
         """What is left to send again: a write that a waiting one supersedes hands its tokens over."""

@@ -1,0 +1,124 @@
+"""The default backends: Postgres behind the source protocols, and a sink per entry of the configuration.
+
+Everything of ``postgres/`` and ``sinks/`` is imported only when it is used, so that a deployment without
+OpenSearch needs none of its client, and injected backends need nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Dict, Mapping
+
+from flusso_sync.daemon import DaemonOptions
+from flusso_sync.engine.source import SourceParts
+from flusso_sync.errors import SinkRefused
+from flusso_sync.sinks.base import Sink
+
+if TYPE_CHECKING:
+    from flusso_sync.config.load import Config
+    from flusso_sync.config.models import OpenSearchSink
+
+#: The sink that takes the documents when the configuration names none.
+FALLBACK_SINK = "stdout"
+
+
+class DefaultBackends:
+    """What the command line uses; secrets are resolved at each connect, not here."""
+
+    def source(self, config: "Config", options: DaemonOptions) -> SourceParts:
+        from flusso_sync.config.connection import source_address, source_conninfo
+        from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
+        from flusso_sync.postgres.connection import SourceAccess
+        from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments
+
+        source = config.source
+        slot = options.slot or source.slot
+        access = SourceAccess(
+            conninfo=lambda: source_conninfo(config),
+            address=source_address(config),
+            application_name=f"flusso_sync {slot}",
+            statement_timeout_seconds=source.statement_timeout_secs,
+            lock_timeout_seconds=source.lock_timeout_secs,
+            prepare=source.prepare,
+        )
+        manage = source.manage_publication if options.manage_publication is None else options.manage_publication
+        plans = config.plans
+        capture = PostgresCapture(
+            access,
+            plans,
+            CaptureSettings(
+                slot=slot,
+                publication=options.publication or source.publication,
+                manage_publication=manage,
+                manage_replica_identity=source.manage_replica_identity,
+                on_gap=source.on_gap,
+                # Not managed means: the operator looks after it, as in flusso (settled.md section 4).
+                on_blind_table=source.on_blind_table if manage else "warn",
+            ),
+        )
+        documents = PostgresDocuments(
+            access,
+            DocumentSettings(
+                batch_bytes=config.engine.batch_bytes, max_document_bytes=config.engine.max_document_bytes
+            ),
+        )
+        return SourceParts(capture, documents)
+
+    def sinks(self, config: "Config", options: DaemonOptions) -> Mapping[str, Sink]:
+        from flusso_sync.config.models import OpenSearchSink, StdoutSink
+
+        made: Dict[str, Sink] = {}
+        for name, entry in sorted(config.sinks.items()):
+            if isinstance(entry, OpenSearchSink):
+                made[name] = _opensearch(name, entry, config)
+            elif isinstance(entry, StdoutSink):
+                from flusso_sync.sinks.stdout import StdoutSink as Stdout
+
+                made[name] = Stdout(name, pretty=entry.pretty)
+            else:
+                raise SinkRefused(
+                    f"sink {name}: type {entry.type} is not there yet", hint="Use an opensearch or stdout sink"
+                )
+        if not made:
+            from flusso_sync.sinks.stdout import StdoutSink as Stdout
+
+            made[FALLBACK_SINK] = Stdout(FALLBACK_SINK, pretty=options.pretty)
+        return made
+
+
+def _opensearch(name: str, entry: "OpenSearchSink", config: "Config") -> Sink:
+    from flusso_sync.config.connection import sink_settings
+    from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
+    from flusso_sync.sinks.opensearch.sink import OpenSearchSink as OpenSearch
+
+    def username() -> str:
+        return sink_settings(name, entry).username or ""
+
+    def password() -> str:
+        return sink_settings(name, entry).password or ""
+
+    return OpenSearch(
+        name,
+        OpenSearchSettings(
+            url=lambda: sink_settings(name, entry).url,
+            username=username,
+            password=password,
+            tls_verify=entry.tls_verify,
+            ca_file=entry.ca_file,
+            client_cert=entry.client_cert,
+            client_key=entry.client_key,
+            batch_size=entry.batch_size,
+            max_bytes=entry.max_bytes,
+            timeout_secs=entry.timeout_secs,
+            max_retries=entry.max_retries,
+            pipeline=entry.pipeline,
+            number_of_shards=entry.number_of_shards,
+            number_of_replicas=entry.number_of_replicas,
+            refresh_interval=entry.refresh_interval,
+            text_analysis=entry.text_analysis,
+            auto_subfields=entry.auto_subfields,
+            concurrency=entry.concurrency,
+            prefix=config.prefix,
+            quarantine_limit=config.quarantine.limit,
+            keep_generations={index: item.keep_generations for index, item in config.indexes.items()},
+        ),
+    )

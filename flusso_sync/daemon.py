@@ -1,0 +1,304 @@
+"""The daemon: lays the pipeline from a configuration, runs it, and lays it anew after what may pass.
+
+Transport is not its business: HTTP, signals, exporters belong to whoever embeds it, who reads the ``Status`` and sets
+an event.  Backends are injected; this module names none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Dict, Iterator, Mapping, Optional, Protocol, Sequence, Tuple
+
+from flusso_sync.backoff import Backoff, Stopped
+from flusso_sync.engine.policies import FailurePolicies, OnError
+from flusso_sync.engine.source import SourceParts
+from flusso_sync.errors import FlussoError, SyncStopped
+from flusso_sync.observer import FanOut, Observer, StatusObserver
+from flusso_sync.pipeline import Pipeline, PipelineOptions
+from flusso_sync.schema.plan import IndexPlan
+from flusso_sync.sinks.base import Sink
+from flusso_sync.status import Phase, Status
+
+if TYPE_CHECKING:
+    from flusso_sync.config.load import Config
+
+log = logging.getLogger(__name__)
+
+#: How often the slot's lag is sampled unless told otherwise.
+LAG_POLL_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """How a run is parameterised; None means "as the configuration says, else the default".
+
+    ``lag_poll_interval`` is in seconds, ``queue_capacity`` in changes.
+    """
+
+    slot: Optional[str] = None
+    publication: Optional[str] = None
+    manage_publication: Optional[bool] = None
+    skip_backfill: bool = False
+    queue_capacity: Optional[int] = None
+    pretty: bool = False
+    lag_poll_interval: Optional[float] = None
+    adopt: bool = False
+
+
+class Backends(Protocol):
+    """Builds the concrete source and sinks that the daemon drives; asked again for each pipeline."""
+
+    def source(self, config: "Config", options: DaemonOptions) -> SourceParts: ...
+
+    def sinks(self, config: "Config", options: DaemonOptions) -> Mapping[str, Sink]: ...
+
+
+class Daemon:
+    """A configured daemon, not yet running.  Nothing touches the network before ``RunningDaemon.run``."""
+
+    def __init__(
+        self,
+        config: "Config",
+        backends: Optional[Backends] = None,
+        *,
+        options: Optional[DaemonOptions] = None,
+        observers: Sequence[Observer] = (),
+        status: Optional[Status] = None,
+    ) -> None:
+        self._config = config
+        self._backends = backends
+        self._options = options or DaemonOptions()
+        self._observers: Tuple[Observer, ...] = tuple(observers)
+        self._status = status
+        self._used = False
+
+    def with_options(self, options: DaemonOptions) -> "Daemon":
+        """The same daemon with other options."""
+        return Daemon(
+            self._config, self._backends, options=options, observers=self._observers, status=self._status
+        )
+
+    def with_observer(self, observer: Observer) -> "Daemon":
+        """The same daemon, telling one more observer."""
+        return Daemon(
+            self._config,
+            self._backends,
+            options=self._options,
+            observers=(*self._observers, observer),
+            status=self._status,
+        )
+
+    def with_status(self, status: Status) -> "Daemon":
+        """The same daemon, keeping the caller's Status: its counters and uptime outlive the run."""
+        return Daemon(
+            self._config, self._backends, options=self._options, observers=self._observers, status=status
+        )
+
+    def start(self) -> "RunningDaemon":
+        """Make the parts, start nothing on the network, and return the handle whose status can be served.
+
+        Serves once; a second call raises ``RuntimeError``.
+        """
+        if self._used:
+            raise RuntimeError("this daemon was started before; make another one")
+        self._used = True
+        backends = self._backends
+        if backends is None:
+            # Only here, so that injected backends need neither psycopg nor any sink's client.
+            from flusso_sync.backends import DefaultBackends
+
+            backends = DefaultBackends()
+        plans = tuple(entry.plan for entry in self._config.indexes.values() if entry.enabled)
+        status = self._status or Status()
+        for name in self._config.indexes:
+            status.add_index(name)
+        status.reset_for_run()
+        running = RunningDaemon(self._config, backends, self._options, self._observers, status, plans)
+        running._make_parts()
+        return running
+
+    @contextlib.contextmanager
+    def background(self, timeout: float = 10.0) -> "Iterator[RunningDaemon]":
+        """Run on a thread of its own inside a host program; stops, at most ``timeout`` seconds long, at the end.
+
+        Raises ``SyncStopped`` at the end of the block when the daemon failed meanwhile.
+        """
+        running = self.start()
+        shutdown = threading.Event()
+        failure: Dict[str, BaseException] = {}
+
+        def serve() -> None:
+            try:
+                running.run(shutdown)
+            except BaseException as error:
+                failure["error"] = error
+
+        thread = threading.Thread(target=serve, name="flusso-main", daemon=True)
+        thread.start()
+        try:
+            yield running
+        finally:
+            running.stop(timeout)
+            thread.join(timeout)
+        if "error" in failure:
+            raise failure["error"]
+
+
+class RunningDaemon:
+    """A daemon whose parts are made.  ``run`` blocks; everything else may be called from any thread."""
+
+    def __init__(
+        self,
+        config: "Config",
+        backends: Backends,
+        options: DaemonOptions,
+        observers: Sequence[Observer],
+        status: Status,
+        plans: Sequence[IndexPlan],
+    ) -> None:
+        self._config = config
+        self._backends = backends
+        self._options = options
+        self._status = status
+        self._plans = tuple(plans)
+        self._observer = FanOut([StatusObserver(status), *observers], on_drop=status.events_dropped)
+        self._parts: Optional[Tuple[SourceParts, Mapping[str, Sink]]] = None
+        self._pipeline: Optional[Pipeline] = None
+        self._used = False
+        self._stop = threading.Event()
+        self._ended = threading.Event()
+
+    @property
+    def status(self) -> Status:
+        """The live status, for a transport to serve while the daemon runs."""
+        return self._status
+
+    def _make_parts(self) -> None:
+        self._parts = (
+            self._backends.source(self._config, self._options),
+            self._backends.sinks(self._config, self._options),
+        )
+
+    def run(self, shutdown: threading.Event) -> None:
+        """Connect and run until ``shutdown`` is set or a finite source ends; blocks.
+
+        A failure that may pass lays the whole pipeline anew.  Raises ``SyncStopped`` from its cause for any other.
+        Serves once; a second call raises ``RuntimeError``.
+        """
+        if self._used:
+            raise RuntimeError("this daemon ran before; start another one")
+        self._used = True
+        stop = _Either(shutdown, self._stop)
+        self._observer.start()
+        backoff = Backoff(first=0.2)
+        try:
+            while True:
+                try:
+                    self._run_once(stop)
+                    return
+                except FlussoError as error:
+                    self._observer.on_error(error)
+                    if not error.transient or stop.is_set():
+                        raise SyncStopped(error) from error
+                    log.warning("the pipeline is laid anew: %s", error)
+                    self._status.reset_for_run()
+                    try:
+                        backoff.wait(stop)
+                    except Stopped:
+                        return
+                except BaseException as error:
+                    self._observer.on_error(error)
+                    raise SyncStopped(error) from error
+        finally:
+            self._status.set_phase(Phase.STOPPED)
+            self._observer.stop()
+            self._ended.set()
+
+    def _run_once(self, stop: threading.Event) -> None:
+        if self._parts is None:
+            self._make_parts()
+        parts, self._parts = self._parts, None
+        if parts is None:
+            raise AssertionError("no parts were made")
+        source, sinks = parts
+        self._pipeline = Pipeline(
+            self._plans, source, sinks, self._policies(), self._pipeline_options(), self._status, self._observer
+        )
+        self._pipeline.run(stop)
+
+    def _policies(self) -> FailurePolicies:
+        policies = FailurePolicies(OnError(self._config.on_error))
+        for name, entry in self._config.indexes.items():
+            if entry.on_error is not None:
+                policies = policies.with_override(name, OnError(entry.on_error))
+        return policies
+
+    def _pipeline_options(self) -> PipelineOptions:
+        config, options = self._config, self._options
+        return PipelineOptions(
+            queue_capacity=options.queue_capacity or config.engine.queue_capacity,
+            batch_changes=config.engine.batch_changes,
+            backfill_workers=config.backfill.workers or min(os.cpu_count() or 1, 4),
+            chunk_rows=config.backfill.chunk_rows,
+            lag_poll_seconds=LAG_POLL_SECONDS if options.lag_poll_interval is None else options.lag_poll_interval,
+            skip_backfill=options.skip_backfill,
+            adopt=options.adopt,
+        )
+
+    def stop(self, timeout: float = 10.0) -> bool:
+        """Ask ``run`` to return; True when it did within ``timeout`` seconds."""
+        self._stop.set()
+        return self._ended.wait(timeout) if self._used else True
+
+    def wait_until_live(self, timeout: Optional[float] = None) -> bool:
+        """Block until every index has had its first build; False after ``timeout`` seconds or when stopped."""
+        self._status.wait_for(
+            lambda: self._status.phase is Phase.LIVE or self._ended.is_set() or self._status.phase is Phase.STOPPED,
+            timeout,
+        )
+        return self._status.phase is Phase.LIVE
+
+    def synced(self, lsn: int, timeout: float) -> bool:
+        """Block until everything committed up to ``lsn`` is durable in every sink; False after ``timeout`` seconds."""
+        pipeline = self._pipeline
+        return pipeline is not None and pipeline.synced(lsn, timeout)
+
+    def reindex(self, name: str) -> None:
+        """Build a new generation of an index while readers keep the old one.
+
+        Raises ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while the daemon is not running.
+        """
+        if name not in {plan.name for plan in self._plans}:
+            raise KeyError(name)
+        pipeline = self._pipeline
+        if pipeline is None or self._ended.is_set():
+            raise RuntimeError("the daemon is not running")
+        pipeline.reindex(name)
+
+
+class _Either(threading.Event):
+    """Set when the caller's event or ours is; waits in short steps, so that it needs no thread of its own."""
+
+    STEP_SECONDS = 0.1
+
+    def __init__(self, shutdown: threading.Event, stop: threading.Event) -> None:
+        super().__init__()
+        self._shutdown = shutdown
+        self._stop = stop
+
+    def is_set(self) -> bool:
+        return self._shutdown.is_set() or self._stop.is_set()
+
+    def wait(self, timeout: Optional[float] = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self.is_set():
+            left = self.STEP_SECONDS if deadline is None else min(self.STEP_SECONDS, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            self._shutdown.wait(left)
+        return True

@@ -1,0 +1,469 @@
+"""One life of the pipeline: everything connected, every thread started, watched, stopped and joined.
+
+A pipeline runs once.  When a thread of it fails it is torn down as a whole (promise 10: a dead thread is a dead
+daemon); whether another one is laid is the daemon's decision.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
+
+from flusso_sync.backoff import Stopped, wait_out
+from flusso_sync.engine.engine import Engine
+from flusso_sync.engine.ledger import Entry, Ledger
+from flusso_sync.engine.policies import FailurePolicies
+from flusso_sync.engine.queue import ChangeQueue
+from flusso_sync.engine.seeding import Seeding
+from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
+from flusso_sync.engine.writer import SinkWriter
+from flusso_sync.errors import FlussoError, SinkUnavailable
+from flusso_sync.observer import BatchStats, FanOut
+from flusso_sync.schema.plan import IndexPlan
+from flusso_sync.sinks.base import Sink
+from flusso_sync.status import IndexState, Phase, Status
+from flusso_sync.worker import Worker
+
+log = logging.getLogger(__name__)
+
+#: How often the main thread looks after its threads.
+LOOK_SECONDS = 0.1
+
+#: At stop: how long what is already built may take to become durable, and how long threads may take to end.
+DRAIN_SECONDS = 2.5
+JOIN_SECONDS = 1.0
+
+#: The watch: leases, index UUIDs, the slot's guard; well inside the lease of 30 s (settled.md section 5).
+WATCH_SECONDS = 5.0
+
+#: Records of the confirmed position are at least this far apart: with work in between, and when only idle.
+RECORD_SECONDS = 0.25
+IDLE_RECORD_SECONDS = 2.0
+
+#: Silences of a thread that make the daemon unready.
+CAPTURE_SILENCE_SECONDS = 20.0
+ENGINE_SILENCE_SECONDS = 90.0
+
+
+@dataclass(frozen=True)
+class PipelineOptions:
+    """The numbers a pipeline runs by; sizes in changes, rows and seconds."""
+
+    queue_capacity: int
+    batch_changes: int
+    backfill_workers: int
+    chunk_rows: int
+    lag_poll_seconds: float
+    skip_backfill: bool
+    adopt: bool = False
+
+
+class Pipeline:
+    """Source, engine and sinks of one run, for the enabled indexes ``plans``."""
+
+    def __init__(
+        self,
+        plans: Sequence[IndexPlan],
+        parts: SourceParts,
+        sinks: Mapping[str, Sink],
+        policies: FailurePolicies,
+        options: PipelineOptions,
+        status: Status,
+        observer: FanOut,
+    ) -> None:
+        self._plans = tuple(plans)
+        self._capture = parts.capture
+        self._documents = parts.documents
+        self._sinks = dict(sinks)
+        self._policies = policies
+        self._options = options
+        self._status = status
+        self._observer = observer
+        #: Ends everything at once; set by ``run`` alone.
+        self._halt = threading.Event()
+        self._capture_stop = threading.Event()
+        self._draining = threading.Event()
+        self._capture_ended = threading.Event()
+        self._failure: Optional[BaseException] = None
+        self._failed = threading.Event()
+        self._workers: List[Worker] = []
+        self._builders: List[Worker] = []
+        self._identity: Optional[SourceIdentity] = None
+        self._queue = ChangeQueue(options.queue_capacity)
+        self._ledger = Ledger(on_finished=self._finished)
+        self._writers: List[SinkWriter] = []
+        self._engine: Optional[Engine] = None
+        self._seeding: Optional[Seeding] = None
+        self._recorded = 0
+        self._gap = False
+        self._recording = threading.Lock()
+        self._building = threading.Lock()
+        self._first_builds: Set[str] = set()
+
+    # -- one life -----------------------------------------------------------------------------------
+
+    def run(self, shutdown: threading.Event) -> None:
+        """Connect, run and block until ``shutdown`` is set or a finite source ends; raises what failed first.
+
+        Everything the pipeline opened is closed when this returns, however it returns.
+        """
+        self._capture.report_to(self._status, lambda: self._status.heartbeat("flusso-capture"))
+        self._documents.report_to(self._status)
+        try:
+            try:
+                self._open(shutdown)
+                self._start()
+                self._attend(shutdown)
+            except Stopped:
+                pass
+        finally:
+            self._stop()
+        if self._failure is not None:
+            raise self._failure
+
+    def _open(self, stop: threading.Event) -> None:
+        """Everything before the first thread: source, owner and lease, plans, order of birth, builds to do."""
+        status = self._status
+        identity = wait_out(lambda: self._capture.connect(stop), stop, status, "source")
+        self._identity = identity
+        wait_out(lambda: self._documents.open(self._plans, stop), stop, status, "source documents")
+        for name, sink in self._sinks.items():
+            wait_out(lambda s=sink: s.open(identity, adopt=self._options.adopt), stop, status, f"sink {name}")  # type: ignore[misc]
+        stateful = {name: sink for name, sink in self._sinks.items() if sink.stateful}
+        records = [
+            wait_out(lambda s=sink: s.read_record(), stop, status, f"sink {name}")  # type: ignore[misc]
+            for name, sink in stateful.items()
+        ]
+        known = [record for record in records if record is not None]
+        # The sink that is furthest behind decides what must be streamed again.
+        record = min(known, key=lambda r: r.confirmed) if known else None
+        if record is not None and len(known) > 1:
+            record = replace(record, version=max(r.version for r in known))
+        prepared = wait_out(lambda: self._capture.prepare(record, stop), stop, status, "source")
+        status.set_gap(prepared.gap)
+        self._gap = prepared.gap is not None
+        self._ledger = Ledger(prepared.position, self._finished)
+        self._recorded = prepared.position
+        missing = self._ensure(stateful or self._sinks, stop)
+        every = {plan.name: list(self._sinks) for plan in self._plans}
+        rebuild: Dict[str, str] = dict(prepared.rebuild)
+        if prepared.gap is not None:
+            rebuild = {name: prepared.gap for name in every}
+        for name, sink in self._sinks.items():
+            self._writers.append(self._writer(sink))
+            log.debug("sink %s is %s", name, "stateful" if sink.stateful else "stateless")
+        self._make_engine()
+        self._observer.on_indexes_ensured([plan.name for plan in self._plans])
+        if self._options.skip_backfill:
+            for plan in self._plans:
+                if missing.get(plan.name):
+                    status.set_index_state(plan.name, IndexState.SKIPPED)
+            missing = {}
+        self._first_builds = {name for name in missing if name not in rebuild}
+        builds = {name: "it is not complete yet" for name in missing}
+        builds.update((name, reason) for name, reason in rebuild.items() if name in every)
+        for plan in self._plans:
+            if plan.name not in builds and status.index_state(plan.name) is not IndexState.SKIPPED:
+                status.set_index_state(plan.name, IndexState.SEEDED)
+        self._begin(builds, {**{name: list(self._sinks) for name in rebuild}, **missing}, stop)
+        if prepared.gap is not None:
+            # Only now: a crash before every rebuild was begun must find the gap again.
+            self._write_record(prepared.position, stop)
+        self._capture.confirm(prepared.position)
+
+    def _ensure(self, voters: Mapping[str, Sink], stop: threading.Event) -> Dict[str, List[str]]:
+        """Index -> the sinks that lack it.  Sinks without a vote receive what is written to the others."""
+        missing: Dict[str, List[str]] = {}
+        for name, sink in self._sinks.items():
+            reports = wait_out(
+                lambda s=sink: s.ensure(self._plans, skip_build=self._options.skip_backfill),  # type: ignore[misc]
+                stop,
+                self._status,
+                f"sink {name}",
+            )
+            for report in reports:
+                self._status.set_index_state(
+                    report.index, IndexState.PENDING, generation=report.generation or None
+                )
+                if not report.seeded and name in voters:
+                    missing.setdefault(report.index, []).append(name)
+        silent = [name for name in self._sinks if name not in voters]
+        return {index: names + silent for index, names in missing.items()}
+
+    def _writer(self, sink: Sink) -> SinkWriter:
+        return SinkWriter(
+            sink,
+            policies=self._policies,
+            observer=self._observer,
+            status=self._status,
+            stop=self._halt,
+            caught_up=self._queue.empty,
+        )
+
+    def _make_engine(self) -> None:
+        self._engine = Engine(
+            self._queue,
+            self._documents,
+            self._writers,
+            self._ledger,
+            status=self._status,
+            observer=self._observer,
+            stop=self._halt,
+            draining=self._draining,
+            rebuild=self._rebuild,
+            batch_changes=self._options.batch_changes,
+            heartbeat="flusso-engine",
+        )
+        self._seeding = Seeding(
+            self._documents,
+            register=self._engine.register,
+            submit=self._engine.submit,
+            status=self._status,
+            observer=self._observer,
+            stop=self._halt,
+            chunk_rows=self._options.chunk_rows,
+        )
+
+    # -- builds -------------------------------------------------------------------------------------
+
+    def _rebuild(self, reasons: Mapping[str, str]) -> None:
+        """Rebuild indexes while the pipeline runs, into every sink; the new generation is begun when this returns."""
+        self._begin(reasons, {name: list(self._sinks) for name in reasons}, self._halt)
+
+    def _begin(
+        self, reasons: Mapping[str, str], targets: Mapping[str, Sequence[str]], stop: threading.Event
+    ) -> None:
+        seeding = self._seeding
+        if seeding is None:
+            raise AssertionError("a build before the engine")
+        with self._building:
+            for index, reason in reasons.items():
+                writers = [writer for writer in self._writers if writer.sink.name in targets[index]]
+                first = index in self._first_builds
+                log.info("building index %s: %s", index, reason)
+                for writer in writers:
+                    generation = wait_out(
+                        lambda w=writer: w.sink.begin_build(index),  # type: ignore[misc]
+                        stop,
+                        self._status,
+                        f"sink {writer.sink.name}",
+                    )
+                    if generation and not first:
+                        self._status.set_index_state(index, IndexState.REBUILDING, building=generation)
+                seeding.start(index, writers, rebuilding=not first)
+        if reasons:
+            self._observer.on_backfill_started(list(reasons))
+
+    # -- threads --------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        engine = self._engine
+        if engine is None:
+            raise AssertionError("started before opened")
+        status = self._status
+        status.expect_heartbeat("flusso-capture", CAPTURE_SILENCE_SECONDS)
+        status.expect_heartbeat("flusso-engine", ENGINE_SILENCE_SECONDS)
+        for writer in self._writers:
+            for number in range(writer.sink.concurrency):
+                suffix = f"-{number + 1}" if writer.sink.concurrency > 1 else ""
+                self._spawn(f"flusso-sink-{writer.sink.name}{suffix}", writer.loop)
+        self._spawn("flusso-engine", engine.loop)
+        self._spawn("flusso-confirm", self._confirm)
+        self._spawn("flusso-watch", self._watch)
+        self._spawn("flusso-lag", self._lag)
+        self._spawn(
+            "flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done
+        )
+
+    def _spawn(self, name: str, loop: Callable[[], None], ended: Optional[Callable[[str], None]] = None) -> Worker:
+        worker = Worker(name, loop, self._fail, ended)
+        self._workers.append(worker)
+        worker.start()
+        return worker
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+            if not isinstance(error, FlussoError):
+                log.error("thread %s failed", name, exc_info=error)
+        self._failed.set()
+
+    def _capture_done(self, name: str) -> None:
+        self._status.forget_thread(name)
+        self._capture_ended.set()
+
+    def _emit(self, run: ChangeRun, timeout: Optional[float] = None) -> bool:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not self._capture_stop.is_set():
+            left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            if self._queue.offer(run, left):
+                if run.changes:
+                    self._observer.on_changes_captured(len(run.changes))
+                return True
+        return False
+
+    def _attend(self, shutdown: threading.Event) -> None:
+        """The main thread: start builders when there is work, notice failures, wait for the end."""
+        seeding = self._seeding
+        if seeding is None:
+            raise AssertionError("attended before opened")
+        live = False
+        while not shutdown.wait(LOOK_SECONDS):
+            if self._failed.is_set():
+                return
+            self._builders = [worker for worker in self._builders if worker.is_alive()]
+            if seeding.active and not self._builders:
+                for number in range(self._options.backfill_workers):
+                    worker = Worker(f"flusso-backfill-{number + 1}", seeding.loop, self._fail)
+                    self._builders.append(worker)
+                    worker.start()
+            if not live and all(
+                self._status.index_state(plan.name)
+                in (IndexState.SEEDED, IndexState.SKIPPED, IndexState.REBUILDING)
+                for plan in self._plans
+            ):
+                live = True
+                self._first_builds.clear()
+                self._observer.on_live_started()
+            if seeding.idle:
+                if self._gap:
+                    self._gap = False
+                    self._status.set_gap(None)
+                if self._capture_ended.is_set() and self._queue.empty() and self._ledger.open_entries == 0:
+                    return
+            if self._capture_ended.is_set() and self._capture_stop.is_set():
+                return
+
+    def _confirm(self) -> None:
+        """Record what is durable, then let the source know; in this order, or a gap could not be told."""
+        recorded_at = 0.0
+        while not self._halt.is_set():
+            position = self._ledger.wait_beyond(self._recorded, 0.5)
+            if position <= self._recorded:
+                continue
+            interval = RECORD_SECONDS if self._ledger.worked_beyond(self._recorded) else IDLE_RECORD_SECONDS
+            if self._halt.wait(max(0.0, recorded_at + interval - time.monotonic())):
+                return
+            self._write_record(self._ledger.confirmed, self._halt)
+            recorded_at = time.monotonic()
+
+    def _write_record(self, position: int, stop: threading.Event) -> None:
+        engine = self._engine
+        record = Record(
+            confirmed=position,
+            version=engine.version if engine is not None else 0,
+            timeline=self._identity.timeline if self._identity is not None else 0,
+            slot=self._identity.slot if self._identity is not None else "",
+        )
+        with self._recording:
+            for name, sink in self._sinks.items():
+                if sink.stateful:
+                    wait_out(lambda s=sink: s.write_record(record), stop, self._status, f"sink {name}")  # type: ignore[misc]
+            self._recorded = position
+            self._capture.confirm(position)
+            self._status.set_confirmed(position)
+
+    def _watch(self) -> None:
+        """Leases, index UUIDs, the slot's guard: whatever must stay true while nobody looks."""
+        while not self._halt.wait(WATCH_SECONDS):
+            for name, sink in self._sinks.items():
+                try:
+                    sink.renew()
+                    lost = sink.watch()
+                except SinkUnavailable as error:
+                    self._status.trouble(f"watch of sink {name}", error.message, error.hint or "", blocking=False)
+                    continue
+                self._status.clear_trouble(f"watch of sink {name}")
+                if lost:
+                    self._rebuild({index: f"sink {name} no longer holds it as it was" for index in lost})
+            try:
+                reasons = self._capture.watch()
+            except FlussoError as error:
+                if not error.transient:
+                    raise
+                self._status.trouble("watch of the source", error.message, error.hint or "", blocking=False)
+                continue
+            self._status.clear_trouble("watch of the source")
+            if reasons:
+                self._rebuild(reasons)
+
+    def _lag(self) -> None:
+        """Sample the lag; its failures are logged and ignored, and it always ends with the pipeline."""
+        while True:
+            try:
+                lag = self._capture.lag()
+            except Exception as error:
+                log.debug("the lag could not be sampled: %s", error)
+                lag = None
+            if lag is None:
+                self._status.lag(None)
+            else:
+                self._observer.on_slot_lag(lag)
+            if self._halt.wait(self._options.lag_poll_seconds):
+                return
+
+    def _finished(self, entry: Entry) -> None:
+        if entry.changes:
+            self._observer.on_batch_committed(
+                BatchStats(
+                    entry.changes,
+                    sum(entry.documents.values()),
+                    dict(entry.documents),
+                    time.monotonic() - entry.started,
+                )
+            )
+
+    def reindex(self, index: str) -> None:
+        """Build a new generation of ``index`` beside the one that is read."""
+        self._rebuild({index: "it was asked for"})
+
+    def synced(self, position: int, timeout: float) -> bool:
+        """True once everything up to ``position`` is durable in every sink."""
+        return self._ledger.wait_beyond(position - 1, timeout) >= position
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _stop(self) -> None:
+        """Capture stops taking; the engine ends its batch; what is built becomes durable and is confirmed; the source
+        gets the last feedback; then everything closes."""
+        self._capture_stop.set()
+        self._draining.set()
+        self._queue.ring()
+        if self._workers and self._failure is None:
+            deadline = time.monotonic() + DRAIN_SECONDS
+            if self._engine is not None and self._engine.idle.wait(DRAIN_SECONDS):
+                self._ledger.wait_drained(max(0.0, deadline - time.monotonic()))
+        if self._workers:
+            self._last_record()
+        self._halt.set()
+        self._queue.ring()
+        self._documents.cancel()
+        deadline = time.monotonic() + JOIN_SECONDS
+        for worker in [*self._workers, *self._builders]:
+            worker.join(max(0.05, deadline - time.monotonic()))
+        for worker in [*self._workers, *self._builders]:
+            if worker.is_alive():
+                log.warning("thread %s is still busy and is left behind", worker.name)
+        self._status.forget_threads()
+        for close in (self._capture.close, self._documents.close, *(sink.close for sink in self._sinks.values())):
+            try:
+                close()
+            except FlussoError as error:
+                log.warning("closing: %s", error)
+
+    def _last_record(self) -> None:
+        """One attempt: a sink that is away now must not hold up the end; the slot then stays where it is."""
+        confirmed = self._ledger.confirmed
+        if confirmed <= self._recorded:
+            return
+        once = threading.Event()
+        once.set()
+        try:
+            self._write_record(confirmed, once)
+        except (FlussoError, Stopped) as error:
+            log.info("the last position could not be recorded and will be streamed again: %s", error)

@@ -1,0 +1,431 @@
+"""Capture: from the slot to runs of changes, in commit order.
+
+``prepare`` keeps the order of birth (promise 1); ``stream`` runs on the capture thread, which owns the replication
+connection and reconnects it by itself; feedback goes out on its own clock, also while the queue is full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+
+import psycopg
+
+from flusso_sync.backoff import Backoff, Stopped
+from flusso_sync.engine.source import Capture, ChangeRun, Emit, Prepared, Record, SourceIdentity
+from flusso_sync.errors import BlindTable, Gap, SlotLost, SlotMissing, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.postgres import identity, publication, slot
+from flusso_sync.postgres.catalog import Catalog, Relation, read_catalog
+from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
+from flusso_sync.postgres.pgoutput import Begin, Change, Commit, Decoder, Wanted
+from flusso_sync.postgres.replication import Keepalive, ReplicationStream, parse_lsn
+from flusso_sync.schema.paths import table_uses, tables, with_keys
+from flusso_sync.schema.plan import IndexPlan, Table, TableUse
+from flusso_sync.status import Status
+
+log = logging.getLogger(__name__)
+
+#: A run of one transaction is handed on when it holds this many changes, or when the transaction ends.
+RUN_CHANGES = 256
+
+#: Feedback at least this often, in seconds; well under any sensible ``wal_sender_timeout``.
+FEEDBACK_SECONDS = 0.5
+
+#: Ask for a sign of life after this much silence, and give the connection up after that much.
+SILENCE_ASK_SECONDS = 10.0
+SILENCE_LIMIT_SECONDS = 30.0
+
+#: Messages decoded between two looks at the clock.
+MESSAGES_PER_LOOK = 256
+
+
+@dataclass(frozen=True)
+class CaptureSettings:
+    slot: str = "flusso"
+    publication: str = "flusso"
+    manage_publication: bool = True
+    manage_replica_identity: bool = True
+    on_gap: str = "rebuild"
+    on_blind_table: str = "stop"
+
+
+class Leaf(NamedTuple):
+    """A table that holds rows itself (an ordinary table, or a partition of ``use.table``), and what is needed of it."""
+
+    relation: Relation
+    use: TableUse
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the decoder reads of it, under the name of the plan's table."""
+        columns = self.use.columns
+        generated = any(
+            self.relation.columns[name].generated for name in columns or () if name in self.relation.columns
+        )
+        # A used generated column changes without being in the tuple, so there every update counts (design section 4).
+        return Wanted(self.use.table, self.use.keys, None if generated else columns)
+
+
+def leaves_of(catalog: Catalog, uses: Mapping[Table, TableUse]) -> List[Leaf]:
+    """The leaves of every used table, in table order; a partitioned parent itself holds no rows."""
+    leaves: List[Leaf] = []
+    for use in uses.values():
+        whole = catalog.relations.get(use.table)
+        if whole is not None:
+            # A table that others merely inherit from holds rows of its own beside theirs.
+            leaves.extend(Leaf(relation, use) for relation in (whole, *whole.leaves) if relation.kind == "r")
+    return leaves
+
+
+class PostgresCapture(Capture):
+    """The change stream of one database, for the tables that ``plans`` read."""
+
+    def __init__(
+        self,
+        access: SourceAccess,
+        plans: Sequence[IndexPlan],
+        settings: CaptureSettings,
+    ) -> None:
+        self._access = access
+        self._plans = tuple(plans)
+        self._settings = settings
+        self._status = Status()
+        self._heartbeat: Callable[[], None] = lambda: None
+        self._stream: Optional[ReplicationStream] = None
+        self._guard: Optional[psycopg.Connection[Any]] = None
+        self._lag_connection: Optional[psycopg.Connection[Any]] = None
+        self._confirmed = 0
+        self._received = 0
+        self._wanted: Dict[Table, Wanted] = {}
+
+    def report_to(self, status: Status, heartbeat: Callable[[], None]) -> None:
+        self._status = status
+        self._heartbeat = heartbeat
+
+    # -- before the stream --------------------------------------------------------------------------
+
+    def connect(self, stop: threading.Event) -> SourceIdentity:
+        """Connect, check that the server can stream, and take the slot's advisory lock.
+
+        Raises ``SourceUnavailable`` or ``SlotInUse`` where waiting helps, else ``SourceRefused``.
+        """
+        self.close()
+        connection = connect(self._access)
+        self._guard = connection
+        slot.check_server(connection)
+        slot.guard_slot(connection, self._settings.slot)
+        system, timeline, database = rows(
+            connection,
+            "select (pg_control_system()).system_identifier::text, (pg_control_checkpoint()).timeline_id,"
+            " (select oid::text from pg_database where datname = current_database())",
+        )[0]
+        return SourceIdentity(system, database, self._settings.slot, self._access.address, timeline)
+
+    def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
+        """Replica identities, then publication, then slot (promise 1)."""
+        connection = self._guard
+        if connection is None:
+            raise AssertionError("prepare before connect")
+        with translating("preparing the source"):
+            catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
+            bound = [with_keys(plan, catalog.primary_keys) for plan in self._plans]
+            leaves = leaves_of(catalog, table_uses(bound, catalog.primary_keys))
+            self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves}
+            existing = slot.find_slot(connection, self._settings.slot)
+            rebuild: Dict[str, str] = {}
+            for leaf in self._identities(connection, leaves, stop):
+                if existing is not None:
+                    for index in leaf.use.indexes:
+                        rebuild.setdefault(index, f"the replica identity of {leaf.relation.table} was strengthened")
+            for leaf in self._publish(connection, leaves):
+                if existing is not None:
+                    for index in leaf.use.indexes:
+                        rebuild.setdefault(index, f"table {leaf.relation.table} was added to the publication")
+            if rebuild:
+                slot.wait_for_older(connection, stop, self._waiting)
+                self._status.clear_trouble("source transactions")
+            return self._slot(connection, existing, record, rebuild, stop)
+
+    def _identities(
+        self, connection: "psycopg.Connection[Any]", leaves: Sequence[Leaf], stop: threading.Event
+    ) -> List[Leaf]:
+        """Strengthen what is too weak; returns what was changed.  Names what cannot be."""
+        changed: List[Leaf] = []
+        for leaf in leaves:
+            found = identity.identity_of(leaf.relation, leaf.use)
+            if found.remedy is None:
+                continue
+            done = False
+            reason = "its replica identity was chosen by somebody else"
+            if found.ours_to_change and self._settings.manage_replica_identity:
+                try:
+                    done = identity.strengthen(connection, found, stop)
+                    reason = "no moment was found in which nobody used the table"
+                except SourceRefused as error:
+                    reason = error.message
+            elif found.ours_to_change:
+                reason = "source.manage_replica_identity is false"
+            if done:
+                changed.append(leaf)
+            elif found.mute:
+                self._blind(f"table {found.table} has no usable replica identity and {reason}", found.remedy)
+            else:
+                what = f"old parents of {found.table} cannot be traced: {reason}"
+                self._status.trouble(f"identity {found.table}", what, f"Run: {found.remedy}", blocking=False)
+        return changed
+
+    def _publish(self, connection: "psycopg.Connection[Any]", leaves: Sequence[Leaf]) -> List[Leaf]:
+        """Make the publication tell of every leaf; returns those that were added."""
+        found = publication.coverage(connection, self._settings.publication, [leaf.relation.table for leaf in leaves])
+        if not found.missing:
+            return []
+        missing = ", ".join(map(str, found.missing))
+        if self._settings.manage_publication:
+            try:
+                publication.extend(connection, found)
+                log.info("publication %s now tells of %s", self._settings.publication, missing)
+                return [leaf for leaf in leaves if leaf.relation.table in found.missing]
+            except SourceRefused as error:
+                reason = error.message
+        else:
+            reason = "source.manage_publication is false"
+        if not found.exists:
+            raise BlindTable(
+                f"publication {self._settings.publication} does not exist and cannot be created: {reason}",
+                hint=f"Run: {found.statement}",
+            )
+        self._blind(f"changes of {missing} are not published: {reason}", str(found.statement))
+        return []
+
+    def _blind(self, what: str, remedy: str) -> None:
+        if self._settings.on_blind_table == "stop":
+            raise BlindTable(what, hint=f"Run: {remedy}; or set source.on_blind_table: warn")
+        self._status.trouble(f"blind: {what}", what, f"Run: {remedy}", blocking=False)
+
+    def _slot(
+        self,
+        connection: "psycopg.Connection[Any]",
+        existing: Optional[slot.SlotState],
+        record: Optional[Record],
+        rebuild: Mapping[str, str],
+        stop: threading.Event,
+    ) -> Prepared:
+        name = self._settings.slot
+        recorded = record.confirmed if record is not None and record.confirmed else None
+        gap = slot.describe_gap(name, existing, recorded) or self._set_back(connection, record)
+        if gap is not None:
+            if self._settings.on_gap == "stop":
+                raise Gap(gap, hint="Rebuild the indexes (on_gap: rebuild) or restore the slot", slot=name)
+            log.error("gap: %s; every index is rebuilt while readers keep the old one", gap)
+            if existing is not None:
+                slot.drop_slot(connection, name)
+                existing = None
+        if existing is not None and existing.wal_status == "lost":
+            slot.drop_slot(connection, name)
+            existing = None
+        if existing is None:
+            position = slot.create_slot(connection, name, stop, self._waiting)
+            self._status.clear_trouble("source transactions")
+            log.info("replication slot %s created", name)
+        else:
+            # The record is durable wherever documents are, so what lies before it need not be streamed again.
+            position = max(existing.confirmed, recorded or 0)
+        self._confirmed = self._received = position
+        return Prepared(position, gap=gap, rebuild=dict(rebuild))
+
+    def _set_back(self, connection: "psycopg.Connection[Any]", record: Optional[Record]) -> Optional[str]:
+        """A sentence when the source is behind the versions we wrote: it was restored, or failed over with loss."""
+        if record is None or not record.version:
+            return None
+        ahead = int(rows(connection, "select pg_snapshot_xmax(pg_current_snapshot())::text")[0][0])
+        if ((ahead + 1) << 16) > record.version:
+            return None
+        return "the source is behind the versions already written: it was set back"
+
+    def _waiting(self, what: str) -> None:
+        self._heartbeat()
+        self._status.trouble("source transactions", what, "End them if they should not be open", blocking=True)
+
+    # -- the stream -----------------------------------------------------------------------------------
+
+    def stream(self, emit: Emit, stop: threading.Event) -> None:
+        """Stream until stop; a broken connection is opened again, from the last transaction handed on."""
+        backoff = Backoff()
+        troubled = False
+
+        def works() -> None:
+            nonlocal troubled
+            backoff.reset()
+            if troubled:
+                troubled = False
+                self._status.clear_trouble("source stream")
+
+        while not stop.is_set():
+            try:
+                self._stream_once(emit, stop, works)
+            except (SlotMissing, SlotLost) as error:
+                # The pipeline is laid anew: preparing it finds the gap and answers as configured.
+                error.transient = True
+                raise
+            except SourceError as error:
+                if not error.transient:
+                    raise
+                troubled = True
+                self._heartbeat()
+                self._status.trouble("source stream", error.message, error.hint or "", blocking=True)
+                with contextlib.suppress(Stopped):
+                    backoff.wait(stop)
+
+    def _stream_once(self, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
+        stream = ReplicationStream(self._access, self._settings.slot, self._settings.publication, self._received)
+        try:
+            self._pump(stream, emit, stop, works)
+        except Stopped:
+            pass
+        except BaseException:
+            stream.close()
+            raise
+        # Left open: ``close`` sends the last feedback, once what was in flight is durable.
+        self._stream = stream
+
+    def _pump(self, stream: ReplicationStream, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
+        decoder = Decoder(self._wanted.get)
+        changes: List[Change] = []
+        xid: Optional[int] = None
+        idle = 0
+        feedback_at = 0.0
+        healthy = False
+
+        def beat() -> None:
+            nonlocal feedback_at
+            now = time.monotonic()
+            if now >= feedback_at:
+                silence = now - stream.last_message_at
+                if silence > SILENCE_LIMIT_SECONDS:
+                    raise SourceUnavailable(
+                        f"the replication stream was silent for {silence:.0f} s (walsender pid {stream.backend_pid})"
+                    )
+                stream.feedback(self._confirmed, reply=silence > SILENCE_ASK_SECONDS)
+                feedback_at = now + FEEDBACK_SECONDS
+                self._heartbeat()
+
+        def hand_on(run: ChangeRun) -> None:
+            while not emit(run, FEEDBACK_SECONDS / 2):
+                if stop.is_set():
+                    raise Stopped
+                # While we wait for space the stream rests by our own will, not by the server's silence.
+                stream.last_message_at = time.monotonic()
+                beat()
+            if run.commit is not None:
+                self._received = max(self._received, run.commit)
+
+        while not stop.is_set():
+            beat()
+            for _ in range(MESSAGES_PER_LOOK):
+                message = stream.receive()
+                if message is None:
+                    if idle:
+                        hand_on(ChangeRun((), idle))
+                        idle = 0
+                    stream.wait(max(0.0, min(feedback_at - time.monotonic(), FEEDBACK_SECONDS)))
+                    break
+                if not healthy:
+                    healthy = True
+                    works()
+                if isinstance(message, Keepalive):
+                    if xid is None:
+                        idle = max(idle, message.end)
+                    if message.reply:
+                        feedback_at = 0.0
+                    continue
+                decoded = decoder.decode(message.data)
+                if decoded is None:
+                    continue
+                if isinstance(decoded, Change):
+                    changes.append(decoded)
+                    if len(changes) >= RUN_CHANGES:
+                        hand_on(ChangeRun(changes, None, xid))
+                        changes = []
+                elif isinstance(decoded, Begin):
+                    xid = decoded.xid
+                elif isinstance(decoded, Commit):
+                    # An empty tail closes a transaction whose changes went on before.
+                    if changes:
+                        hand_on(ChangeRun(changes, decoded.end_lsn, xid))
+                        idle = 0
+                    else:
+                        idle = max(idle, decoded.end_lsn)
+                    changes = []
+                    xid = None
+                else:
+                    changes.extend(decoded)
+
+    def confirm(self, position: int) -> None:
+        self._confirmed = max(self._confirmed, position)
+
+    # -- beside the stream ------------------------------------------------------------------------------
+
+    def lag(self) -> Optional[int]:
+        """Bytes from the slot's confirmed position to the server's write position; on a connection of its own."""
+        try:
+            if self._lag_connection is None or self._lag_connection.closed:
+                self._lag_connection = connect(self._access)
+            found = slot.find_slot(self._lag_connection, self._settings.slot)
+            if found is None:
+                return None
+            self._status.set_fact(
+                "slot",
+                {
+                    "name": self._settings.slot,
+                    "wal_status": found.wal_status,
+                    "retained_bytes": found.retained_bytes,
+                    "safe_wal_bytes": found.safe_wal_bytes,
+                    "active_pid": found.active_pid,
+                },
+            )
+            end = parse_lsn(
+                rows(
+                    self._lag_connection,
+                    "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()"
+                    " else pg_current_wal_lsn() end)::text",
+                )[0][0]
+            )
+            return max(0, end - found.confirmed)
+        except SourceError:
+            if self._lag_connection is not None:
+                self._lag_connection.close()
+                self._lag_connection = None
+            raise
+
+    def watch(self) -> Mapping[str, str]:
+        """Keep the session alive that holds the slot's advisory lock, or take the lock again."""
+        try:
+            if self._guard is not None:
+                rows(self._guard, "select 1")
+                return {}
+        except SourceUnavailable:
+            pass
+        connection = connect(self._access)
+        try:
+            slot.guard_slot(connection, self._settings.slot)
+        except BaseException:
+            connection.close()
+            raise
+        self._guard = connection
+        return {}
+
+    def close(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with contextlib.suppress(SourceError):
+                stream.feedback(self._confirmed)
+            stream.end()
+        for connection in (self._guard, self._lag_connection):
+            if connection is not None:
+                with contextlib.suppress(Exception):
+                    connection.close()
+        self._guard = self._lag_connection = None

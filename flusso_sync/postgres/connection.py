@@ -1,0 +1,176 @@
+"""Connections to the source: how each is made, what every session is set to, and what its errors mean.
+
+The connection string is asked for anew at every connect, so that a rotated password is picked up.  SQL and
+replication sessions get the same settings: the stream and the tables must print a value alike (design
+section 4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from flusso_sync.errors import FlussoError, SchemaDrift, SlotInUse, SourceError, SourceRefused, SourceUnavailable
+
+#: Settings that decide how values are printed; the same on both kinds of session.
+PRINT_SETTINGS: Dict[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "bytea_output": "hex",
+}
+
+#: Settings of the sessions that read documents.
+READ_SETTINGS: Dict[str, str] = {
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "row_security": "off",
+    "search_path": "pg_catalog",
+}
+
+#: libpq parameters that notice a dead peer; whatever the user's own connection string says wins.
+LIVENESS: Dict[str, str] = {
+    "connect_timeout": "10",
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+
+#: SQLSTATE classes and codes that waiting heals.
+TRANSIENT_CLASSES = ("08", "53", "57", "40")
+TRANSIENT_CODES = ("55P03", "0A000", "26000", "25006", "25P02", "25P03", "55006", "58000")
+
+#: What a server says at connect when waiting will not help.  libpq keeps no SQLSTATE for a failed connect.
+REFUSALS = (
+    "password authentication failed",
+    "no pg_hba.conf entry",
+    "authentication failed",
+    "no password supplied",
+    "is not permitted to log in",
+    "role",
+    "database",
+    "invalid connection option",
+    "invalid integer value",
+    "invalid port number",
+    "must be superuser or replication role",
+    "permission denied to start WAL sender",
+)
+
+
+@dataclass(frozen=True)
+class SourceAccess:
+    """How to reach the source.
+
+    ``conninfo`` returns a libpq connection string, read anew at each call; ``address`` is host, port and
+    database as the configuration names them, without secrets.
+    """
+
+    conninfo: Callable[[], str]
+    address: str
+    application_name: str = "flusso_sync"
+    statement_timeout_seconds: float = 60.0
+    lock_timeout_seconds: float = 2.0
+    prepare: bool = True
+
+
+def connect(
+    access: SourceAccess,
+    *,
+    replication: bool = False,
+    settings: Optional[Dict[str, str]] = None,
+) -> "psycopg.Connection[Any]":
+    """Open an autocommit connection with the session settings above.
+
+    Blocks up to the connect timeout.  Raises ``SourceUnavailable`` where waiting may help, else
+    ``SourceRefused``.
+    """
+    wanted = dict(PRINT_SETTINGS)
+    if not replication:
+        wanted.update(READ_SETTINGS)
+        wanted["statement_timeout"] = str(int(access.statement_timeout_seconds * 1000))
+        wanted["lock_timeout"] = str(int(access.lock_timeout_seconds * 1000))
+    wanted.update(settings or {})
+    try:
+        given = conninfo_to_dict(access.conninfo())
+        options = " ".join(f"-c {name}={_option(value)}" for name, value in wanted.items())
+        keywords: Dict[str, Any] = {name: value for name, value in LIVENESS.items() if name not in given}
+        keywords.update(
+            options=f"{given.get('options') or ''} {options}".strip(),
+            client_encoding="UTF8",
+            application_name=access.application_name,
+        )
+        if replication:
+            keywords["replication"] = "database"
+        connection = psycopg.connect(make_conninfo("", **{**given, **keywords}), autocommit=True)
+    except FlussoError:
+        raise
+    except psycopg.Error as error:
+        raise connect_failure(error, access) from None
+    connection.prepare_threshold = 0 if access.prepare and not replication else None
+    return connection
+
+
+def _option(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def connect_failure(error: psycopg.Error, access: SourceAccess) -> SourceError:
+    """What a failed connect means; names the address and never the connection string."""
+    text = " ".join(str(error).split())
+    _, _, fatal = text.partition("FATAL:")
+    fatal = fatal.strip() or text
+    if any(word in fatal for word in REFUSALS) and "starting up" not in fatal and "shutting down" not in fatal:
+        if "does not exist" in fatal or not fatal.startswith(("role", "database")):
+            return SourceRefused(
+                f"the database at {access.address} refuses the connection: {fatal}",
+                hint="Check user, password, database and pg_hba.conf",
+            )
+    return SourceUnavailable(
+        f"the database at {access.address} cannot be reached: {fatal}", hint="It is tried again until it answers"
+    )
+
+
+def translate(error: psycopg.Error, doing: str) -> SourceError:
+    """The error of ours that ``error`` means, seen while ``doing`` something."""
+    state = error.sqlstate
+    text = error.diag.message_primary or " ".join(str(error).split()) or type(error).__name__
+    message = f"{doing}: {text}"
+    if state is None:
+        if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
+            return SourceUnavailable(message, hint="It is tried again until it works")
+        return SourceError(message)
+    if state == "55006" and "replication slot" in text:
+        return SlotInUse(message, hint="Another process streams from this slot; it is waited for")
+    if state[:2] in TRANSIENT_CLASSES or state in TRANSIENT_CODES:
+        return SourceUnavailable(message, hint="It is tried again until it works", sqlstate=state)
+    if state == "42501":
+        return SourceRefused(message, hint="Grant the right to the role of the connection URL", sqlstate=state)
+    if state in ("42P01", "42703", "42883", "42704", "3F000"):
+        return SchemaDrift(message, hint="A table changed its shape; mend the schema file or the table", sqlstate=state)
+    return SourceError(message, sqlstate=state)
+
+
+@contextlib.contextmanager
+def translating(doing: str) -> Iterator[None]:
+    """Raise what psycopg raises inside as errors of ours."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translate(error, doing) from error
+
+
+def rows(
+    connection: "psycopg.Connection[Any]", query: "str | sql.Composable", parameters: Sequence[Any] = ()
+) -> Any:
+    """Run one statement and return all rows; psycopg's errors are translated."""
+    with translating("a catalog query failed"):
+        cursor = connection.execute(query, parameters)  # type: ignore[arg-type]
+        return cursor.fetchall() if cursor.description is not None else []

@@ -1,0 +1,446 @@
+"""Reading documents: one short transaction per batch, in which nothing can look missing that is not (promise 8).
+
+Every snapshot is begun the same way: lock all tables of the plans in ACCESS SHARE mode, then take the snapshot, then
+compare the catalog with the plan, then make sure that every transaction of the batch is visible (promise 3).
+All of that is one round trip; building is another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import psycopg
+from psycopg.types.string import TextLoader
+
+from flusso_sync.backoff import Stopped
+from flusso_sync.engine.source import Chunk, ChangeRun, Document, Documents, Resolution, Snapshot
+from flusso_sync.errors import SchemaDrift, SourceUnavailable
+from flusso_sync.postgres.bind import BoundIndex, bind
+from flusso_sync.postgres.catalog import Catalog, read_catalog
+from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
+from flusso_sync.postgres.replication import quote_name
+from flusso_sync.postgres.resolve import Lookup, Trace, by_table, compile_traces, touched
+from flusso_sync.postgres.statements import IndexStatements, compile_statements
+from flusso_sync.schema.paths import relation_paths, tables
+from flusso_sync.schema.plan import IndexPlan, Table
+from flusso_sync.status import Status
+
+log = logging.getLogger(__name__)
+
+#: Keys of one build statement until the size of the documents is known, and at most.
+FIRST_KEYS = 500
+MOST_KEYS = 8192
+
+#: Between two looks at whether a transaction has become visible, growing to the second.
+VISIBLE_FIRST_SECONDS = 0.0005
+VISIBLE_LONGEST_SECONDS = 0.1
+
+#: Waiting for a lock or for visibility this long is told.
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class DocumentSettings:
+    """Bounds in bytes of what one statement returns and of one document."""
+
+    batch_bytes: int = 32 * 1024 * 1024
+    max_document_bytes: int = 20 * 1024 * 1024
+
+
+class _Place(NamedTuple):
+    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper``; ``keys`` of its rows."""
+
+    lower: Optional[Tuple[str, ...]]
+    upper: Tuple[str, ...]
+    keys: Sequence[Tuple[str, ...]]
+
+
+class SnapshotFacts(NamedTuple):
+    """``pg_current_snapshot()``, taken apart; transaction ids are 64 bits wide."""
+
+    xmin: int
+    xmax: int
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> "SnapshotFacts":
+        xmin, xmax, running = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in running.split(",") if xid))
+
+    @property
+    def version(self) -> int:
+        """Never decreases from one snapshot to a later one on a primary (design section 4, write protocol c)."""
+        return (self.xmax << 16) | (65535 - min(len(self.running), 65535))
+
+    def sees(self, xid: int) -> bool:
+        """Whether the committed transaction with the 32-bit id ``xid`` is visible."""
+        # The stream has the low half of the id; the high half is that of the nearest one around xmax.
+        full = (self.xmax & ~0xFFFFFFFF) | xid
+        if full - self.xmax > 0x7FFFFFFF:
+            full -= 1 << 32
+        elif self.xmax - full > 0x7FFFFFFF:
+            full += 1 << 32
+        return full < self.xmin or (full < self.xmax and full not in self.running)
+
+
+class _BytesLoader(TextLoader):
+    """Text as the bytes it came in: documents are never decoded."""
+
+    def load(self, data: Any) -> Any:
+        return bytes(data)
+
+
+class PostgresDocuments(Documents):
+    """Documents of the plans' indexes.  Each calling thread has a connection of its own."""
+
+    def __init__(self, access: SourceAccess, settings: DocumentSettings) -> None:
+        self._access = access
+        self._settings = settings
+        self._status = Status()
+        self._local = threading.local()
+        self._connections: Set[psycopg.Connection[Any]] = set()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._bound: Dict[str, BoundIndex] = {}
+        self._statements: Dict[str, IndexStatements] = {}
+        self._traces: Dict[Table, List[Trace]] = {}
+        self._uses: Dict[Table, List[str]] = {}
+        self._lock_statement = ""
+        self._shape: Optional[Shape] = None
+        self._sizes: Dict[str, float] = {}
+
+    def report_to(self, status: Status) -> None:
+        self._status = status
+
+    def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
+        """Read the catalog, bind the plans to it, compile their statements.
+
+        Raises ``ConfigError`` or ``SourceRefused`` naming every mistake, ``SourceUnavailable`` where waiting helps.
+        """
+        needed = sorted({table for plan in plans for table in tables(plan)})
+        with self._lock:
+            self._closed = False
+        connection = connect(self._access)
+        try:
+            with translating("reading the catalog"):
+                catalog = read_catalog(connection, needed)
+        finally:
+            connection.close()
+        traces: List[Trace] = []
+        for plan in plans:
+            bound = bind(plan, catalog)
+            self._bound[plan.name] = bound
+            self._statements[plan.name] = compile_statements(bound)
+            traces.extend(self._compile_traces(bound, catalog))
+            for table in tables(plan):
+                self._uses.setdefault(table, []).append(plan.name)
+        self._traces = by_table(traces)
+        self._lock_statement = lock_statement(needed) + " NOWAIT"
+        bound_plans = [bound.plan for bound in self._bound.values()]
+        self._shape = shape_of(catalog, table_uses(bound_plans, catalog.primary_keys).values())
+
+    def _compile_traces(self, bound: BoundIndex, catalog: Catalog) -> List[Trace]:
+        plan = bound.plan
+
+        def type_of(table: Table, column: str) -> str:
+            return catalog.relations[table].columns[column].type.sql
+
+        return compile_traces(plan, relation_paths(plan), bound.lookup, catalog.primary_keys, type_of)
+
+    # -- connections ----------------------------------------------------------------------------------
+
+    def _connection(self) -> "psycopg.Connection[Any]":
+        """The calling thread's connection, made when it has none or a broken one."""
+        connection: Optional[psycopg.Connection[Any]] = getattr(self._local, "connection", None)
+        if connection is not None and not connection.closed:
+            return connection
+        connection = connect(self._access)
+        # Documents and keys come as text in binary format: their bytes, as they are.
+        connection.adapters.register_loader("text", _BinaryText)
+        connection.cursor_factory = psycopg.RawCursor
+        with self._lock:
+            if self._closed:
+                connection.close()
+                raise Stopped
+            self._connections = {c for c in self._connections if not c.closed} | {connection}
+        self._local.connection = connection
+        return connection
+
+    def cancel(self) -> None:
+        with self._lock:
+            self._closed = True
+            connections = list(self._connections)
+        for connection in connections:
+            with contextlib.suppress(psycopg.Error):
+                connection.cancel()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            connections, self._connections = list(self._connections), set()
+        for connection in connections:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    # -- snapshots --------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def snapshot(self, runs: Sequence[ChangeRun], stop: threading.Event) -> Iterator[Snapshot]:
+        """A transaction as described above; it ends with the block.
+
+        Raises ``SourceUnavailable`` when the connection breaks, ``SchemaDrift`` when a table no longer has the shape
+        it was planned with, ``Stopped`` at stop.
+        """
+        xids = {run.transaction for run in runs if run.transaction is not None}
+        connection = self._begin(xids, runs, stop)
+        try:
+            yield _PostgresSnapshot(self, connection, self._facts)
+        except psycopg.Error as error:
+            self._abandon(connection)
+            raise translate(error, "reading documents") from error
+        except BaseException:
+            self._abandon(connection)
+            raise
+        try:
+            connection.execute("COMMIT")
+        except psycopg.Error as error:
+            self._abandon(connection)
+            raise translate(error, "reading documents") from error
+
+    @property
+    def _facts(self) -> SnapshotFacts:
+        facts: SnapshotFacts = self._local.facts
+        return facts
+
+    def _abandon(self, connection: "psycopg.Connection[Any]") -> None:
+        """Roll back; a connection that cannot is closed, and the next use makes another."""
+        try:
+            connection.execute("ROLLBACK")
+        except psycopg.Error:
+            with contextlib.suppress(Exception):
+                connection.close()
+
+    def _begin(
+        self, xids: Set[int], runs: Sequence[ChangeRun], stop: threading.Event
+    ) -> "psycopg.Connection[Any]":
+        started = time.monotonic()
+        pause = VISIBLE_FIRST_SECONDS
+        while True:
+            connection = self._connection()
+            waits = self._try_begin(connection, xids, runs)
+            waited = time.monotonic() - started
+            if waits is None:
+                if waited >= PATIENCE_SECONDS:
+                    self._status.clear_trouble("source visibility")
+                return connection
+            if waited >= PATIENCE_SECONDS:
+                self._status.trouble("source visibility", f"{waits} (for {waited:.0f} s)", blocking=True)
+            if stop.wait(pause):
+                raise Stopped
+            pause = min(pause * 2, VISIBLE_LONGEST_SECONDS)
+
+    def _try_begin(
+        self, connection: "psycopg.Connection[Any]", xids: Set[int], runs: Sequence[ChangeRun]
+    ) -> Optional[str]:
+        """Begin, lock, take the snapshot, compare; None when all is well, else what has to be waited for."""
+        shape = self._shape
+        if shape is None:
+            raise AssertionError("a snapshot before the plans were opened")
+        try:
+            with connection.pipeline():
+                connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                # Before the snapshot: one older than a table rewrite would read no rows at all.
+                connection.execute(self._lock_statement)
+                taken = connection.execute(_SNAPSHOT)
+                compared = connection.execute(shape.statement, shape.parameters)
+                row = taken.fetchone()
+                changed = compared.fetchall()
+        except psycopg.errors.LockNotAvailable:
+            self._abandon(connection)
+            return "a table of the indexes is locked by somebody's DDL"
+        except psycopg.Error as error:
+            self._abandon(connection)
+            raise translate(error, "beginning to read documents") from error
+        if changed:
+            self._abandon(connection)
+            raise SchemaDrift(
+                f"no longer as planned: {', '.join(shape.differences(changed))}", hint="The plan is made again"
+            )
+        if row is None:
+            raise AssertionError("a snapshot was not told")
+        facts = SnapshotFacts.parse(row[0].decode())
+        waits = waits_for(facts, xids, None if row[1] is None else parse_lsn(row[1].decode()), runs)
+        if waits is not None:
+            self._abandon(connection)
+            return waits
+        self._local.facts = facts
+        return None
+
+    # -- traces -------------------------------------------------------------------------------------------
+
+    def _resolve(self, connection: "psycopg.Connection[Any]", runs: Sequence[ChangeRun]) -> Resolution:
+        found = touched((change for run in runs for change in run.changes), self._traces)
+        with connection.pipeline():
+            cursors = [
+                (lookup.index, connection.execute(lookup.statement, [array_literal(p) for p in lookup.parameters]))
+                for lookup in found.lookups
+            ]
+            for index, cursor in cursors:
+                found.keys.setdefault(index, set()).update(
+                    tuple(value.decode() for value in row) for row in cursor.fetchall()
+                )
+        for table, count in found.untraceable.items():
+            self._untraceable[table] = self._untraceable.get(table, 0) + count
+            self._status.set_fact("untraceable_changes", {str(t): n for t, n in sorted(self._untraceable.items())})
+        rebuild = {
+            index: f"table {table} was truncated" for table in found.truncated for index in self._uses.get(table, ())
+        }
+        return Resolution({index: sorted(keys) for index, keys in found.keys.items()}, rebuild)
+
+    # -- documents ------------------------------------------------------------------------------------------
+
+    def _build(
+        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Key]
+    ) -> Tuple[List[Document], Sequence[Key]]:
+        settings = self._settings
+        # As many keys as should fit, by the size of the documents seen lately.
+        most = int(settings.batch_bytes / self._sizes[index]) if index in self._sizes else FIRST_KEYS
+        most = max(1, min(most, MOST_KEYS))
+        asked, rest = keys[:most], keys[most:]
+        statement = self._statements[index].lookup
+        try:
+            rows = self._guarded(connection, statement, self._parameters(asked))
+        except psycopg.DataError as error:
+            return self._bisect(connection, index, asked, error), rest
+        documents: List[Document] = []
+        for ordinal, id, size, body in rows:
+            if body is None and size is not None and size <= settings.max_document_bytes:
+                # Beyond the budget of this statement: it and what follows comes next.
+                return documents, [*asked[ordinal - 1 :], *rest]
+            documents.append(self._document(id.decode(), size, body))
+        self._learn(index, documents)
+        return documents, rest
+
+    def _parameters(self, keys: Sequence[Key]) -> List[Any]:
+        columns = [array_literal(column) for column in zip(*keys)]
+        return [*columns, self._settings.batch_bytes, self._settings.max_document_bytes]
+
+    def _guarded(self, connection: "psycopg.Connection[Any]", statement: str, parameters: Sequence[Any]) -> List[Any]:
+        """Run a build so that a row it cannot render leaves the transaction usable."""
+        try:
+            with connection.pipeline():
+                connection.execute("SAVEPOINT build")
+                cursor = connection.execute(statement, parameters, binary=True)
+                connection.execute("RELEASE SAVEPOINT build")
+                return cursor.fetchall()
+        except psycopg.DataError:
+            connection.execute("ROLLBACK TO SAVEPOINT build")
+            raise
+
+    def _bisect(
+        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Key], error: psycopg.DataError
+    ) -> List[Document]:
+        """Find the rows that cannot be rendered: they are rejected, their neighbours are built (faults C8)."""
+        if len(keys) == 1:
+            reason = f"the row cannot be rendered: {error.diag.message_primary or type(error).__name__}"
+            return [Document(self._id(connection, index, keys[0]), None, reason)]
+        half = len(keys) // 2
+        documents: List[Document] = []
+        for part in (keys[:half], keys[half:]):
+            left: Sequence[Key] = part
+            while left:
+                try:
+                    rows = self._guarded(connection, self._statements[index].lookup, self._parameters(left))
+                except psycopg.DataError as deeper:
+                    documents.extend(self._bisect(connection, index, left, deeper))
+                    break
+                built = [row for row in rows if row[3] is not None or row[2] is None
+                         or row[2] > self._settings.max_document_bytes]
+                documents.extend(self._document(row[1].decode(), row[2], row[3]) for row in built)
+                left = left[len(built) :]
+        return documents
+
+    def _id(self, connection: "psycopg.Connection[Any]", index: str, key: Key) -> str:
+        cursor = connection.execute(self._statements[index].ids, [array_literal([part]) for part in key])
+        row = cursor.fetchone()
+        if row is None:
+            raise AssertionError("an id was asked for and not told")
+        return str(row[0].decode())
+
+    def _document(self, id: str, size: Optional[int], body: Optional[bytes]) -> Document:
+        if not id or len(id) > MOST_ID_BYTES and len(id.encode()) > MOST_ID_BYTES:
+            return Document(id, None, f"the id is {'empty' if not id else f'longer than {MOST_ID_BYTES} bytes'}")
+        if len(id) * 4 > MOST_ID_BYTES and len(id.encode()) > MOST_ID_BYTES:
+            return Document(id, None, f"the id is longer than {MOST_ID_BYTES} bytes")
+        if body is None and size is not None:
+            return Document(
+                id, None, f"the document has {size} bytes, more than engine.max_document_bytes ({self._settings.max_document_bytes})"
+            )
+        return Document(id, body)
+
+    def _learn(self, index: str, documents: Sequence[Document]) -> None:
+        bodies = [len(document.body) for document in documents if document.body is not None]
+        if bodies:
+            mean = sum(bodies) / len(bodies) + 64
+            self._sizes[index] = max(mean, (self._sizes.get(index, mean) + mean) / 2)
+
+    # -- chunks -----------------------------------------------------------------------------------------------
+
+    def estimate(self, index: str) -> Optional[int]:
+        """Root rows by the planner's statistics; None when the table was never analysed."""
+        try:
+            row = self._connection().execute(self._statements[index].estimate).fetchone()
+        except psycopg.Error as error:
+            raise translate(error, "estimating the size of a table") from error
+        return None if row is None or row[0] is None or int(row[0]) < 0 else int(row[0])
+
+    def next_chunk(self, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
+        """The keys are read in a snapshot like any other: "no more rows" must mean just that."""
+        statements = self._statements[index]
+        lower: Optional[Key] = after.place.upper if after is not None else None
+        bounds: List[Any] = list(lower) if lower is not None else [None] * statements.key_width
+        with self.snapshot((), threading.Event()) as snapshot:
+            found = snapshot.connection.execute(  # type: ignore[attr-defined]
+                statements.chunk_keys, [*bounds, rows]
+            ).fetchall()
+        return self._chunk(index, lower, found)
+
+
+class _PostgresSnapshot(Snapshot):
+    """A snapshot in progress; see ``PostgresDocuments``, whose thread-bound connection it uses."""
+
+    def __init__(self, documents: PostgresDocuments, connection: "psycopg.Connection[Any]", facts: SnapshotFacts) -> None:
+        self._documents = documents
+        self.connection = connection
+        self.version = facts.version
+
+    def resolve(self, runs: Sequence[ChangeRun]) -> Resolution:
+        return self._documents._resolve(self.connection, runs)
+
+    def build(self, index: str, keys: Sequence[Any]) -> Tuple[List[Document], Sequence[Any]]:
+        return self._documents._build(self.connection, index, keys)
+
+    def build_chunk(self, chunk: Chunk) -> Tuple[List[Document], Sequence[Any]]:
+        return self._documents._build_chunk(self.connection, chunk)
+
+
+def waits_for(
+    facts: SnapshotFacts, xids: Iterable[int], replayed: Optional[int], runs: Sequence[ChangeRun]
+) -> Optional[str]:
+    """What a snapshot lacks of the batch it is for, as a sentence; None when it sees everything.
+
+    A commit reaches the stream before other sessions can see it (promise 3).  A standby lists no running
+    transactions, so there the replayed position decides.
+    """
+    if replayed is not None:
+        last = max((run.commit for run in runs if run.commit is not None), default=0)
+        return "the standby has not replayed the batch yet" if replayed < last else None
+    unseen = sorted(xid for xid in xids if not facts.sees(xid))
+    if not unseen:
+        return None
+    return f"{len(unseen)} committed transaction(s) are not visible yet, the first is {unseen[0]}"

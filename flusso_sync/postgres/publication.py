@@ -1,0 +1,90 @@
+"""The publication: which tables the stream tells us about.
+
+Tables are named leaf by leaf, never by a partitioned parent (design section 4, "Partitions").  We create a
+publication or add tables to one; somebody else's that would hide changes is refused with the statement that
+mends it (settled.md section 4).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, NamedTuple, Optional, Sequence, Set, Tuple
+
+import psycopg
+
+from flusso_sync.errors import PublicationMismatch
+from flusso_sync.postgres.connection import rows, translating
+from flusso_sync.postgres.quoting import identifier, table_name
+from flusso_sync.schema.plan import Table
+
+
+_PUBLICATION = """
+select p.oid::int8, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot
+  from pg_publication p where p.pubname = %s
+"""
+
+_MEMBERS = "select schemaname::text, tablename::text from pg_publication_tables where pubname = %s"
+
+# Row filters and column lists came with Postgres 15.
+_RESTRICTED = """
+select n.nspname::text, c.relname::text, r.prqual is not null, r.prattrs is not null
+  from pg_publication_rel r join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
+ where r.prpubid = %s::oid and (r.prqual is not null or r.prattrs is not null)
+"""
+
+
+class Coverage(NamedTuple):
+    """Whether a publication tells us of every table.  ``statement`` is the DDL that adds what is missing."""
+
+    exists: bool
+    missing: Tuple[Table, ...]
+    statement: Optional[str]
+
+
+def coverage(connection: "psycopg.Connection[Any]", publication: str, needed: Sequence[Table]) -> Coverage:
+    """Compare a publication with the tables needed.
+
+    Raises ``PublicationMismatch`` when it exists and would hide changes of tables it has.
+    """
+    found = rows(connection, _PUBLICATION, (publication,))
+    name = identifier(publication)
+    if not found:
+        return Coverage(
+            False, tuple(needed), f"CREATE PUBLICATION {name} FOR TABLE {_list(needed)}" if needed else None
+        )
+    oid, _, insert, update, delete, truncate, via_root = found[0]
+    operations = {"insert": insert, "update": update, "delete": delete, "truncate": truncate}
+    absent = [operation for operation, published in operations.items() if not published]
+    if absent:
+        raise PublicationMismatch(
+            f"publication {publication} does not publish {', '.join(absent)}",
+            hint=f"Run: ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')",
+        )
+    if via_root:
+        raise PublicationMismatch(
+            f"publication {publication} publishes partitions as their root table",
+            hint=f"Run: ALTER PUBLICATION {name} SET (publish_via_partition_root = false)",
+        )
+    if connection.info.server_version >= 150000:
+        wanted = set(needed)
+        for schema, table, filtered, listed in rows(connection, _RESTRICTED, (oid,)):
+            if Table(schema, table) in wanted:
+                what = "a row filter" if filtered else "a column list"
+                quoted = table_name(Table(schema, table))
+                raise PublicationMismatch(
+                    f"publication {publication} has {what} on {schema}.{table}, so some of its changes would not be told",
+                    hint=f"Run: ALTER PUBLICATION {name} DROP TABLE {quoted}; ALTER PUBLICATION {name} ADD TABLE {quoted}",
+                )
+    members: Set[Table] = {Table(schema, table) for schema, table in rows(connection, _MEMBERS, (publication,))}
+    missing = tuple(table for table in needed if table not in members)
+    return Coverage(True, missing, f"ALTER PUBLICATION {name} ADD TABLE {_list(missing)}" if missing else None)
+
+
+def extend(connection: "psycopg.Connection[Any]", found: Coverage) -> None:
+    """Create the publication or add what is missing.  Raises ``SourceRefused`` without the right."""
+    if found.statement is not None:
+        with translating("creating or extending the publication"):
+            connection.execute(found.statement)
+
+
+def _list(tables: Iterable[Table]) -> str:
+    return ", ".join(f"ONLY {table_name(table)}" for table in tables)

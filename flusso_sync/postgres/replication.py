@@ -1,0 +1,160 @@
+"""The replication protocol on libpq: START_REPLICATION, copy data in, feedback out.
+
+psycopg has no replication API (psycopg#71), so this module drives COPY BOTH on ``psycopg.pq`` itself.  Message
+formats: PostgreSQL manual, "Streaming Replication Protocol".  One thread owns a stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import struct
+import time
+from typing import NamedTuple, Union
+
+import psycopg
+from psycopg import pq
+
+from flusso_sync.errors import SlotInUse, SlotLost, SlotMissing, SourceError, SourceUnavailable
+from flusso_sync.postgres.connection import SourceAccess, connect
+from flusso_sync.postgres.quoting import identifier
+
+#: Postgres counts microseconds from 2000-01-01 UTC.
+POSTGRES_EPOCH_SECONDS = 946_684_800
+
+_wal_data = struct.Struct(">QQq").unpack_from
+_keepalive = struct.Struct(">QqB").unpack_from
+_feedback = struct.Struct(">cQQQqB").pack
+
+
+class WalData(NamedTuple):
+    """One decoded message of the output plugin; ``end`` is the server's WAL position."""
+
+    data: bytes
+    end: int
+
+
+class Keepalive(NamedTuple):
+    """The server has sent everything up to ``end``; it wants an answer at once if ``reply``."""
+
+    end: int
+    reply: bool
+
+
+def format_lsn(position: int) -> str:
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
+def parse_lsn(text: str) -> int:
+    high, low = text.split("/")
+    return (int(high, 16) << 32) | int(low, 16)
+
+
+def quote_option(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+class ReplicationStream:
+    """One open stream from a slot.  ``receive`` never blocks; ``wait`` does, for as long as it is told."""
+
+    def __init__(self, access: SourceAccess, slot: str, publication: str, start: int) -> None:
+        self._slot = slot
+        self._connection = connect(access, replication=True)
+        self._pg = self._connection.pgconn
+        try:
+            self._start(publication, start)
+        except BaseException:
+            self.close()
+            raise
+        self.last_message_at = time.monotonic()
+
+    @property
+    def backend_pid(self) -> int:
+        return self._pg.backend_pid
+
+    def _start(self, publication: str, start: int) -> None:
+        options = f"proto_version '1', publication_names {quote_option(identifier(publication))}"
+        command = f"START_REPLICATION SLOT {identifier(self._slot)} LOGICAL {format_lsn(start)} ({options})"
+        try:
+            result = self._pg.exec_(command.encode())
+        except psycopg.Error as error:
+            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+        if result.status != pq.ExecStatus.COPY_BOTH:
+            raise self._refusal(result)
+
+    def _refusal(self, result: "pq.abc.PGresult") -> SourceError:
+        state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+        text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode("utf-8", "replace")
+        if state == "55006":
+            return SlotInUse(text, slot=self._slot, hint="The other process is waited for; end it if it is not wanted")
+        if state == "42704" and "replication slot" in text:
+            return SlotMissing(text, slot=self._slot)
+        if state == "55000" and ("invalidated" in text or "can no longer get changes" in text):
+            return SlotLost(text, slot=self._slot)
+        if state[:2] in ("57", "53", "08", "") or state == "58P01":
+            return SourceUnavailable(f"the stream cannot start: {text}")
+        return SourceError(f"the stream cannot start: {text}", slot=self._slot)
+
+    def receive(self) -> Union[WalData, Keepalive, None]:
+        """The next message that is already here; None when the socket has to be waited for.
+
+        Raises ``SourceUnavailable`` when the server ended the stream.
+        """
+        while True:
+            try:
+                length, data = self._pg.get_copy_data(1)
+            except psycopg.Error as error:
+                raise SourceUnavailable(f"the replication connection broke: {error}") from error
+            if length == 0:
+                return None
+            if length < 0:
+                raise self._ended()
+            self.last_message_at = time.monotonic()
+            kind = data[0]
+            if kind == 0x77:  # w: start, end, time, payload
+                return WalData(bytes(data[25:]), _wal_data(data, 1)[1])
+            if kind == 0x6B:  # k: end, time, reply wanted
+                end, _, reply = _keepalive(data, 1)
+                return Keepalive(end, bool(reply))
+            raise SourceError(f"the server sent a replication message of unknown kind {bytes(data[:1])!r}")
+
+    def _ended(self) -> SourceError:
+        with contextlib.suppress(psycopg.Error):
+            result = self._pg.get_result()
+            if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
+                return self._refusal(result)
+        return SourceUnavailable("the server ended the replication stream")
+
+    def wait(self, timeout: float) -> None:
+        """Wait until the server sends something or ``timeout`` seconds have passed."""
+        poll = select.poll()
+        try:
+            poll.register(self._pg.socket, select.POLLIN)
+            if poll.poll(max(0.0, timeout) * 1000):
+                self._pg.consume_input()
+        except (psycopg.Error, OSError, ValueError) as error:
+            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+
+    def feedback(self, confirmed: int, *, reply: bool = False) -> None:
+        """Standby status update: written, flushed and applied up to ``confirmed``.
+
+        ``reply`` asks the server for a sign of life.
+        """
+        now = int((time.time() - POSTGRES_EPOCH_SECONDS) * 1_000_000)
+        message = _feedback(b"r", confirmed, confirmed, confirmed, now, 1 if reply else 0)
+        try:
+            self._pg.put_copy_data(message)
+            self._pg.flush()
+        except psycopg.Error as error:
+            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+
+    def end(self) -> None:
+        """End the stream in order, so that the server has seen the last feedback; then close."""
+        with contextlib.suppress(psycopg.Error, OSError):
+            self._pg.put_copy_end()
+            self._pg.flush()
+        self.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._connection.close()

@@ -1,0 +1,165 @@
+"""The replication slot: its birth, its state, and whether it still continues what we recorded."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Callable, NamedTuple, Optional
+
+import psycopg
+
+from flusso_sync.backoff import Stopped
+from flusso_sync.errors import SlotInUse, SourceRefused, SourceUnavailable
+from flusso_sync.postgres.connection import rows, translate
+from flusso_sync.postgres.replication import format_lsn, parse_lsn
+
+#: One attempt at creating a slot; it waits for every open writing transaction.
+CREATE_ATTEMPT_MILLISECONDS = 5000
+
+_SLOT = """
+select s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_flush_lsn::text, s.wal_status,
+       s.safe_wal_size::int8,
+       case when pg_is_in_recovery() then pg_wal_lsn_diff(pg_last_wal_replay_lsn(), s.restart_lsn)
+            else pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) end::int8,
+       current_database()::text
+  from pg_replication_slots s where s.slot_name = %s
+"""
+
+_WRITERS = """
+select pid, coalesce(extract(epoch from now() - xact_start), 0)::int8, coalesce(application_name, '')
+  from pg_stat_activity
+ where backend_xid is not null and pid <> pg_backend_pid()
+   and datid = (select oid from pg_database where datname = current_database())
+ order by xact_start limit 5
+"""
+
+
+class SlotState(NamedTuple):
+    """A slot as ``pg_replication_slots`` shows it; positions as integers, sizes in bytes."""
+
+    confirmed: int
+    active_pid: Optional[int]
+    wal_status: str
+    safe_wal_bytes: Optional[int]
+    retained_bytes: Optional[int]
+
+
+def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[SlotState]:
+    """The slot's state, None when there is none.  Raises ``SourceRefused`` when it is not one of ours."""
+    found = rows(connection, _SLOT, (slot,))
+    if not found:
+        return None
+    plugin, kind, database, pid, confirmed, wal_status, safe, retained, here = found[0]
+    if kind != "logical" or plugin != "pgoutput":
+        raise SourceRefused(
+            f"replication slot {slot} is a {kind} slot with plugin {plugin or 'none'}; pgoutput is needed",
+            hint="Drop it, or name another slot in source.slot",
+        )
+    if database != here:
+        raise SourceRefused(
+            f"replication slot {slot} belongs to database {database}, not to {here}",
+            hint="Name another slot in source.slot",
+        )
+    return SlotState(parse_lsn(confirmed) if confirmed else 0, pid, wal_status or "", safe, retained)
+
+
+def create_slot(
+    connection: "psycopg.Connection[Any]", slot: str, stop: threading.Event, waiting: Callable[[str], None]
+) -> int:
+    """Create the slot and return the position it starts from.
+
+    Waits for every open writing transaction to end; ``waiting`` is told whom for.  Raises ``Stopped`` at stop.
+    """
+    while not stop.is_set():
+        try:
+            with connection.transaction():
+                connection.execute(f"SET LOCAL statement_timeout = {CREATE_ATTEMPT_MILLISECONDS}")
+                row = connection.execute(
+                    "select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,)
+                ).fetchone()
+        except psycopg.errors.QueryCanceled:
+            writers = rows(connection, _WRITERS)
+            whom = "; ".join(f"pid {pid}, open for {age} s, {name or 'unnamed'}" for pid, age, name in writers)
+            waiting(f"creating slot {slot} waits for open transactions: {whom or 'just ended'}")
+            continue
+        except psycopg.Error as error:
+            raise translate(error, f"creating replication slot {slot}") from error
+        assert row is not None
+        return parse_lsn(row[0])
+    raise Stopped
+
+
+def guard_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:
+    """Take the advisory lock named after the slot for the life of ``connection``.
+
+    Raises ``SlotInUse`` naming the holder's pid while another daemon has it.
+    """
+    got = rows(connection, "select pg_try_advisory_lock(hashtext('flusso_sync'), hashtext(%s))", (slot,))[0][0]
+    if got:
+        return
+    holder = rows(
+        connection,
+        "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2"
+        " and classid::int8 = (hashtext('flusso_sync')::int8 & 4294967295)"
+        " and objid::int8 = (hashtext(%s)::int8 & 4294967295)",
+        (slot,),
+    )
+    whom = f" (backend pid {holder[0][0]})" if holder else ""
+    raise SlotInUse(
+        f"another daemon holds slot {slot}{whom}", hint="It is waited for; this one takes over when it is gone", slot=slot
+    )
+
+
+def wait_for_older(connection: "psycopg.Connection[Any]", stop: threading.Event, waiting: Callable[[str], None]) -> None:
+    """Wait until every transaction that is open now has ended (promise 1: a table added to a live publication)."""
+    limit = int(rows(connection, "select pg_snapshot_xmax(pg_current_snapshot())::text")[0][0])
+    while int(rows(connection, "select pg_snapshot_xmin(pg_current_snapshot())::text")[0][0]) < limit:
+        writers = rows(connection, _WRITERS)
+        whom = "; ".join(f"pid {pid}, open for {age} s, {name or 'unnamed'}" for pid, age, name in writers)
+        waiting(f"copying a newly published table waits for open transactions: {whom or 'just ended'}")
+        if stop.wait(0.2):
+            raise Stopped
+
+
+def check_server(connection: "psycopg.Connection[Any]") -> None:
+    """Raise ``SourceRefused`` unless this server can stream logical changes to this role."""
+    version = connection.info.server_version
+    if version < 140000:
+        raise SourceRefused(f"Postgres {version // 10000} is too old; 14 or newer is needed")
+    level, replicates = rows(
+        connection,
+        "select current_setting('wal_level'),"
+        " (select rolreplication or rolsuper from pg_roles where rolname = current_user)",
+    )[0]
+    if level != "logical":
+        raise SourceRefused(f"wal_level is {level}; logical is needed", hint="Set wal_level = logical and restart Postgres")
+    if not replicates:
+        raise SourceRefused(
+            "the role may not replicate", hint="Run: ALTER ROLE name REPLICATION, with the role of the connection URL"
+        )
+
+
+def describe_gap(slot: str, state: Optional[SlotState], recorded: Optional[int]) -> Optional[str]:
+    """A sentence when changes between what we recorded and the slot are lost, else None."""
+    if recorded is None:
+        return None
+    if state is None:
+        return f"replication slot {slot} is gone; changes after {format_lsn(recorded)} are lost"
+    if state.wal_status == "lost":
+        return f"the server removed WAL that slot {slot} still needed; changes after {format_lsn(recorded)} are lost"
+    if state.confirmed > recorded:
+        return (
+            f"slot {slot} stands at {format_lsn(state.confirmed)}, beyond our record {format_lsn(recorded)};"
+            " changes in between are lost"
+        )
+    return None
+
+
+def drop_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:
+    """Drop a slot that can no longer be used; one that another process still holds raises ``SlotInUse``."""
+    try:
+        connection.execute("select pg_drop_replication_slot(%s)", (slot,))
+    except psycopg.errors.UndefinedObject:
+        return
+    except psycopg.Error as error:
+        failure = translate(error, f"dropping replication slot {slot}")
+        raise failure if failure.transient else SourceUnavailable(failure.message) from error
