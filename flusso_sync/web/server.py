@@ -100,16 +100,12 @@ class Surface:
     @property
     def address(self) -> str:
         """``host:port`` as bound; port 0 has become the port the system chose."""
-        if self._socket is None:
-            host, port = self._host, self._port
-        else:
-            host, port = self._socket.getsockname()[:2]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     @property
     def port(self) -> int:
         """The bound port."""
-        return int(self.address.rpartition(":")[2])
+        return self._port
 
     def bind(self) -> None:
         """Take the address; raises ``AddressUnusable`` when that is not possible."""
@@ -130,7 +126,7 @@ class Surface:
                 f"cannot serve the {self.name} surface on {self.address}: {getattr(error, 'strerror', None) or error}",
                 hint=f"Set server.{self.name}_address (or --{self.name}-address) to a free address; port 0 takes any",
             ) from error
-        self._socket = bound
+        self._socket, self._port = bound, bound.getsockname()[1]
 
     def start(self) -> None:
         """Serve requests from now on; binds first if that was not done."""
