@@ -111,6 +111,8 @@ def load_text(text: str, file: Optional[str] = None) -> Document:
         mark = error.problem_mark or error.context_mark
         sentence = " ".join(part for part in (error.problem, error.context) if part)
         raise ConfigError([composer.problem(mark, f"is not valid YAML: {sentence}")]) from error
+    except UnicodeEncodeError as error:
+        raise ConfigError([Problem("is not valid YAML: half a character", file=file, line=1, column=1)]) from error
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         place = Problem(
