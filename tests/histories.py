@@ -249,9 +249,7 @@ class History:
         return sql.SQL(" AND ").join(tests), key
 
     def _set(self, kind: str, table: WritableTable, key: KeyValue, values: Dict[str, Optional[str]]) -> List[Step]:
-        assignments = [
-            sql.SQL("{} = {}").format(sql.Identifier(name), _placeholder(table, name)) for name in values
-        ]
+        assignments = [sql.SQL("{} = {}").format(sql.Identifier(name), _placeholder(table, name)) for name in values]
         where, parameters = self._where(table, key)
         statement = sql.SQL("UPDATE {} SET {} WHERE {}").format(
             sql.Identifier(*table.name), sql.SQL(", ").join(assignments), where
@@ -264,9 +262,7 @@ class History:
         if conflict == "update" and updated:
             action = sql.SQL("({}) DO UPDATE SET {}").format(
                 sql.SQL(", ").join(map(sql.Identifier, table.key)),
-                sql.SQL(", ").join(
-                    sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in updated
-                ),
+                sql.SQL(", ").join(sql.SQL("{0} = excluded.{0}").format(sql.Identifier(name)) for name in updated),
             )  # type: ignore[assignment]
         statement = sql.SQL("INSERT INTO {} ({}) VALUES ({}) ON CONFLICT {}").format(
             sql.Identifier(*table.name),
@@ -288,9 +284,7 @@ class History:
         if not table.plain:
             return []
         chosen = self._random.sample(table.plain, min(len(table.plain), self._random.randint(1, 3)))
-        return self._set(
-            "update", table, self._any_key(table), {name: self._value(table, name) for name in chosen}
-        )
+        return self._set("update", table, self._any_key(table), {name: self._value(table, name) for name in chosen})
 
     def _update_many(self, table: WritableTable) -> List[Step]:
         if not table.plain or len(table.key) != 1:
@@ -347,9 +341,9 @@ def _placeholder(table: WritableTable, name: str) -> sql.Composable:
 class Writer:
     """A thread that carries out a history until :meth:`stop`; use as a context manager.
 
-    ``counts``: committed statements that found a row, by kind, and ``transactions``, ``rolled back``, ``failed`` (by a constraint, a
-    deadlock or the like), ``disconnected``.  A server that goes away is waited for.  ``pause_seconds`` between
-    transactions slows it down; ``limit`` ends it after so many.
+    ``counts``: committed statements that found a row, by kind; ``transactions``, ``rolled back``, ``failed`` (by a
+    constraint, a deadlock or the like), ``disconnected``.  A server that goes away is waited for.  ``pause_seconds``
+    between transactions slow it down; ``limit`` ends it after so many.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ import math
 import struct
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import psycopg
 
@@ -72,9 +72,12 @@ def evaluate(connection: psycopg.Connection[Any], schema_file: Union[str, Path])
         return _Evaluation(schema, rows).documents()
 
 
-def evaluate_all(connection: psycopg.Connection[Any], schema_files: Dict[str, Path]) -> Dict[str, Documents]:
-    """Documents by index name, each index from a snapshot of its own."""
-    return {index: evaluate(connection, path) for index, path in schema_files.items()}
+def evaluate_all(connection: psycopg.Connection[Any], schema_files: Mapping[str, Path]) -> Dict[str, Documents]:
+    """Documents by index name, all from one snapshot."""
+    schemas = {index: Schema(path) for index, path in schema_files.items()}
+    literals = {text for schema in schemas.values() for text in schema.strings()}
+    with snapshot(connection, literals) as rows:
+        return {index: _Evaluation(schema, rows).documents() for index, schema in schemas.items()}
 
 
 class _Evaluation:

@@ -202,7 +202,5 @@ def snapshot(connection: psycopg.Connection[Any], literals: Iterable[str] = ()) 
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for name, value in _SETTINGS.items():
-            connection.execute(
-                sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value))
-            )
+            connection.execute(sql.SQL("SET LOCAL {} = {}").format(sql.Identifier(name.lower()), sql.Literal(value)))
         yield Snapshot(connection, literals)

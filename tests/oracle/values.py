@@ -115,7 +115,8 @@ def iso(name: str, text: str) -> Optional[str]:
     if name == "time":
         return text
     if name == "timetz":
-        return _clock(_seconds(text)[0] % 86400)
+        # The remainder of a negative Decimal is negative.
+        return _clock((_seconds(text)[0] + 86400) % 86400)
     match = _DATE.fullmatch(text)
     assert match is not None, text
     year = _year(match)
