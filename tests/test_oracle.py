@@ -153,8 +153,8 @@ def test_like_patterns() -> None:
 
 
 def test_identifiers_are_lowercased_unless_quoted() -> None:
-    assert split_name(" Orders ") == ["orders"]
-    assert split_name('Shop."Or.d""ers"') == ["shop", 'Or.d"ers']
+    assert split_name(" Orders ") == ("orders",)
+    assert split_name('Shop."Or.d""ers"') == ("shop", 'Or.d"ers')
 
 
 def test_links_of_a_schema_name_both_ends() -> None:

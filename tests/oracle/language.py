@@ -7,6 +7,7 @@ boolean or a base-60 number.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
@@ -43,7 +44,8 @@ class Link(NamedTuple):
     target_columns: Names
 
 
-def split_name(written: str) -> List[str]:
+@lru_cache(maxsize=None)
+def split_name(written: str) -> Names:
     """The parts of a written identifier: a dot separates, quotes keep case and dots, anything else is lowercased."""
     parts: List[str] = []
     place = 0
@@ -54,7 +56,7 @@ def split_name(written: str) -> List[str]:
         quoted, plain, end = match.groups()
         parts.append(quoted.replace('""', '"') if quoted is not None else plain.strip().lower())
         if not end:
-            return parts
+            return tuple(parts)
         place = match.end()
 
 
@@ -70,12 +72,18 @@ def columns(written: Union[None, str, List[str]]) -> Names:
     return tuple(column(name) for name in ([written] if isinstance(written, str) else written))
 
 
+@lru_cache(maxsize=64)
+def _load(text: str) -> Node:
+    top: Node = yaml.safe_load(text)
+    return top
+
+
 class Schema:
     """One parsed ``*.schema.yml``."""
 
     def __init__(self, path: Union[str, Path]) -> None:
         with open(path, encoding="utf-8") as file:
-            self.top: Node = yaml.safe_load(file)
+            self.top = _load(file.read())
         assert self.top["version"] == 1
         self.default_schema = column(self.top.get("schema") or "public")
         self.root = self.table(self.top["table"])
