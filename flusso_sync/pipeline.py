@@ -442,6 +442,9 @@ class Pipeline:
             self._last_record()
         self._halt.set()
         self._queue.ring()
+        self._ledger.wake()
+        for writer in self._writers:
+            writer.wake()
         self._documents.cancel()
         deadline = time.monotonic() + JOIN_SECONDS
         for worker in [*self._workers, *self._builders]:

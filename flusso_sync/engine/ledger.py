@@ -53,6 +53,7 @@ class Ledger:
         self._entries: Deque[Entry] = deque()
         self._confirmed = confirmed
         self._worked = confirmed
+        self._woken = False
         self._on_finished = on_finished
 
     @property
@@ -91,11 +92,17 @@ class Ledger:
             for done in finished:
                 self._on_finished(done)
 
+    def wake(self) -> None:
+        """End every wait below at once: the daemon stops."""
+        with self.changed:
+            self._woken = True
+            self.changed.notify_all()
+
     def wait_beyond(self, position: int, timeout: float) -> int:
         """The confirmed position, as soon as it is beyond ``position`` or after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         with self.changed:
-            while self._confirmed <= position:
+            while self._confirmed <= position and not self._woken:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     break

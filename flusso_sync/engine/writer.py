@@ -134,10 +134,10 @@ class SinkWriter:
         self._park(rejected, Counter())
         token.release(len(rejected))
 
-    @property
-    def waiting(self) -> int:
+    def wake(self) -> None:
+        """Let the threads look at the stop event now."""
         with self._changed:
-            return len(self._waiting) + len(self._in_flight)
+            self._changed.notify_all()
 
     # -- the threads' side --------------------------------------------------------------------------
 

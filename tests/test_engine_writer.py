@@ -1,0 +1,273 @@
+"""The writer keeps one unresolved request per document, lets newer writes replace waiting ones, and judges replies."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+import pytest
+
+from flusso_sync.engine.policies import FailurePolicies, OnError
+from flusso_sync.engine.writer import SinkWriter
+from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
+from flusso_sync.observer import Observer
+from flusso_sync.sinks.base import Failure, FailureKind, Rejected, Write
+from flusso_sync.status import Status
+from flusso_sync.worker import Worker
+from tests.third_party import DictSink
+
+Answer = Callable[[Sequence[Write]], Sequence[Failure]]
+
+
+class Scripted(DictSink):
+    """Asks ``answer`` about each request first; records requests and overlapping ids."""
+
+    def __init__(self, answer: Optional[Answer] = None, concurrency: int = 2) -> None:
+        super().__init__("scripted")
+        self.concurrency = concurrency
+        self.answer = answer
+        self.requests: List[List[Tuple[str, Optional[bytes], bool]]] = []
+        self.parked: List[Rejected] = []
+        self.released: List[str] = []
+        self.busy: Dict[str, int] = {}
+        self.overlapped = False
+        self._guard = threading.Lock()
+
+    def write(self, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
+        with self._guard:
+            self.requests.append([(w.id, w.body, w.build) for w in writes])
+            for write in writes:
+                self.busy[write.id] = self.busy.get(write.id, 0) + 1
+                self.overlapped = self.overlapped or self.busy[write.id] > 1
+        try:
+            failures = self.answer(writes) if self.answer is not None else ()
+            failed = {f.position for f in failures}
+            for position, write in enumerate(writes):
+                if position not in failed:
+                    self.documents[write.id] = write.body
+            return failures
+        finally:
+            with self._guard:
+                for write in writes:
+                    self.busy[write.id] -= 1
+
+    def quarantine(self, documents: Sequence[Rejected]) -> None:
+        self.parked.extend(documents)
+
+    def release(self, index: str, ids: Sequence[str]) -> None:
+        self.released.extend(ids)
+
+
+class Count:
+    def __init__(self) -> None:
+        self.left = 0
+        self.lock = threading.Lock()
+
+    def hold(self, count: int = 1) -> None:
+        with self.lock:
+            self.left += count
+
+    def release(self, count: int = 1) -> None:
+        with self.lock:
+            self.left -= count
+            assert self.left >= 0
+
+
+class Rig:
+    def __init__(self, sink: Scripted, policy: OnError = OnError.STOP) -> None:
+        self.sink = sink
+        self.stop = threading.Event()
+        self.status = Status()
+        self.failures: List[BaseException] = []
+        self.writer = SinkWriter(
+            sink,
+            policies=FailurePolicies(policy),
+            observer=Observer(),
+            status=self.status,
+            stop=self.stop,
+            caught_up=lambda: True,
+        )
+        self.threads = [
+            Worker(f"flusso-sink-test-{i}", self.writer.loop, lambda name, error: self.failures.append(error))
+            for i in range(sink.concurrency)
+        ]
+
+    def start(self) -> None:
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        self.writer.wake()
+        for thread in self.threads:
+            if thread.ident is not None:
+                thread.join(10)
+                assert not thread.is_alive()
+
+
+@pytest.fixture
+def rig() -> Iterator[Callable[..., Rig]]:
+    made: List[Rig] = []
+
+    def make(answer: Optional[Answer] = None, policy: OnError = OnError.STOP, concurrency: int = 2) -> Rig:
+        made.append(Rig(Scripted(answer, concurrency), policy))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.002)
+
+
+def write(id: str, body: Optional[str], build: bool = False) -> Write:
+    return Write("i", id, None if body is None else body.encode(), build=build)
+
+
+def test_a_newer_write_replaces_a_waiting_one_and_both_tokens_are_released(rig: Callable[..., Rig]) -> None:
+    made = rig()
+    first, second = Count(), Count()
+    made.writer.enqueue([write("a", "1"), write("b", "1")], first)
+    made.writer.enqueue([write("a", "2")], second)
+    made.start()
+    until(lambda: first.left == 0 and second.left == 0)
+    assert made.sink.documents == {"a": b"2", "b": b"1"}
+    assert sorted(id for request in made.sink.requests for id, _, _ in request) == ["a", "b"]
+
+
+def test_a_live_write_goes_before_builds_and_replaces_a_waiting_build(rig: Callable[..., Rig]) -> None:
+    made = rig(concurrency=1)
+    build, live = Count(), Count()
+    made.writer.enqueue([write("a", "old", True), write("b", "old", True)], build)
+    made.writer.enqueue([write("a", "new")], live)
+    made.start()
+    until(lambda: build.left == 0 and live.left == 0)
+    assert made.sink.requests[0] == [("a", b"new", False)]
+    assert made.sink.documents == {"a": b"new", "b": b"old"}
+
+
+def test_a_build_never_replaces_a_waiting_live_write(rig: Callable[..., Rig]) -> None:
+    made = rig()
+    live, build = Count(), Count()
+    made.writer.enqueue([write("a", "new")], live)
+    made.writer.enqueue([write("a", "old", True)], build)
+    made.start()
+    until(lambda: build.left == 0 and live.left == 0)
+    assert made.sink.documents == {"a": b"new"}
+
+
+def test_no_document_is_in_two_requests_at_once_and_the_last_write_wins(rig: Callable[..., Rig]) -> None:
+    chance = random.Random(7)
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        time.sleep(chance.random() * 0.002)
+        if chance.random() < 0.1:
+            raise SinkUnavailable("cut")
+        return [
+            Failure(i, FailureKind.RETRY, "full", 429, 0.001) for i in range(len(writes)) if chance.random() < 0.2
+        ]
+
+    made = rig(answer, concurrency=4)
+    made.sink.max_actions = 7
+    made.start()
+    token = Count()
+    last: Dict[str, bytes] = {}
+    for round in range(60):
+        writes = [write(f"d{chance.randrange(20)}", f"{round}-{n}") for n in range(10)]
+        for one in writes:
+            last[one.id] = one.body or b""
+        made.writer.enqueue(writes, token)
+    until(lambda: token.left == 0, 60)
+    assert not made.failures
+    assert not made.sink.overlapped
+    assert made.sink.documents == last
+
+
+def test_an_item_told_to_wait_is_sent_again_and_its_neighbours_are_not(rig: Callable[..., Rig]) -> None:
+    seen: List[str] = []
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        seen.extend(w.id for w in writes)
+        return [Failure(i, FailureKind.RETRY, "queue full", 429, 0.01) for i, w in enumerate(writes) if seen.count(w.id) < 3 and w.id == "a"]
+
+    made = rig(answer)
+    token = Count()
+    made.writer.enqueue([write("a", "1"), write("b", "1")], token)
+    made.start()
+    until(lambda: token.left == 0)
+    assert sorted(seen) == ["a", "a", "a", "b"]
+    until(lambda: not made.status.troubles())
+
+
+def test_a_request_too_large_is_halved_down_to_the_one_document(rig: Callable[..., Rig]) -> None:
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        if any(w.id == "huge" for w in writes):
+            raise PayloadTooLarge("413")
+        return ()
+
+    made = rig(answer, OnError.SKIP)
+    token = Count()
+    made.writer.enqueue([write(f"d{i}", "1") for i in range(9)] + [write("huge", "1")], token)
+    made.start()
+    until(lambda: token.left == 0)
+    assert sorted(made.sink.documents) == [f"d{i}" for i in range(9)]
+    assert [r.id for r in made.sink.parked] == ["huge"]
+
+
+def test_a_rejected_document_stops_the_run_and_is_not_confirmed(rig: Callable[..., Rig]) -> None:
+    made = rig(lambda writes: [Failure(0, FailureKind.REJECTED, "bad date", 400)])
+    token = Count()
+    made.writer.enqueue([write("a", "1")], token)
+    made.start()
+    until(lambda: bool(made.failures))
+    assert isinstance(made.failures[0], DocumentRejected)
+    assert "bad date" in str(made.failures[0])
+    assert token.left == 1
+
+
+def test_a_rejected_document_is_parked_under_skip_and_freed_when_it_succeeds(rig: Callable[..., Rig]) -> None:
+    bad = True
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        return [Failure(i, FailureKind.REJECTED, "bad", 400) for i, w in enumerate(writes) if bad and w.id == "a"]
+
+    made = rig(answer, OnError.SKIP)
+    made.start()
+    token = Count()
+    made.writer.enqueue([write("a", "1"), write("b", "1")], token)
+    until(lambda: token.left == 0)
+    assert [r.id for r in made.sink.parked] == ["a"]
+    assert made.status.snapshot().indexes["i"].quarantined == 1
+    bad = False
+    made.writer.enqueue([write("a", "2")], token)
+    until(lambda: token.left == 0)
+    assert made.sink.released == ["a"]
+    assert made.status.snapshot().indexes["i"].quarantined == 0
+
+
+def test_mostly_rejected_stops_even_under_skip(rig: Callable[..., Rig]) -> None:
+    made = rig(lambda writes: [Failure(i, FailureKind.REJECTED, "mapping", 400) for i in range(30)], OnError.SKIP)
+    token = Count()
+    made.writer.enqueue([write(f"d{i}", "1") for i in range(50)], token)
+    made.start()
+    until(lambda: bool(made.failures))
+    assert isinstance(made.failures[0], DocumentRejected)
+    assert token.left == 50 - 20
+
+
+def test_a_full_writer_says_so_until_something_is_sent(rig: Callable[..., Rig]) -> None:
+    made = rig()
+    made.writer._room_bytes = 1000
+    token = Count()
+    made.writer.enqueue([write("a", "x" * 2000)], token)
+    assert not made.writer.wait_room(build=False, timeout=0.01)
+    assert made.writer.has_room(build=True)
+    made.start()
+    assert made.writer.wait_room(build=False, timeout=10)
