@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any, Callable, Iterable, Iterator, List
 
 import pytest
+from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
 
 from flusso_sync.errors import EXIT_CONFIG
 from flusso_sync.web import server as module
@@ -230,7 +231,7 @@ def test_a_surface_whose_loop_dies_says_so(monkeypatch: pytest.MonkeyPatch) -> N
     def broken(*args: object, **kwargs: object) -> None:
         raise MemoryError("no more")
 
-    monkeypatch.setattr(module.wasyncore, "loop", broken)
+    monkeypatch.setattr("waitress.wasyncore.loop", broken)
     wait_for(lambda: deaths)
     assert isinstance(deaths[0], MemoryError)
     assert surface.stop()
@@ -242,7 +243,7 @@ def test_without_descriptors_accepting_rests_instead_of_spinning(
     surface: Surface, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: List[float] = []
-    accept = module.TcpWSGIServer.accept
+    accept = TcpWSGIServer.accept
 
     def no_descriptor(server: Any) -> Any:
         calls.append(monotonic())
@@ -251,7 +252,7 @@ def test_without_descriptors_accepting_rests_instead_of_spinning(
         return accept(server)
 
     monkeypatch.setattr(module, "ACCEPT_PAUSE_SECONDS", 0.3)
-    monkeypatch.setattr(module.TcpWSGIServer, "accept", no_descriptor)
+    monkeypatch.setattr(TcpWSGIServer, "accept", no_descriptor)
     assert get(surface) == b"ok"
     assert len(calls) >= 3
     assert calls[1] - calls[0] >= 0.3 and calls[2] - calls[1] >= 0.3

@@ -1,0 +1,90 @@
+"""``flussod`` itself: run is what it does unless told otherwise, help explains, and neither costs much."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import List
+
+import pytest
+from click.testing import CliRunner
+
+from flusso_sync.cli.commands import COMMANDS, flussod
+from flusso_sync.errors import EXIT_CODES, ConfigError, Problem, SinkError, SourceRefused, SyncStopped
+
+HEAVY = ("flask", "werkzeug", "waitress", "psycopg", "opensearchpy", "urllib3", "opentelemetry", "pydantic", "yaml")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_shows_commands_examples_and_every_exit_code(arguments: List[str]) -> None:
+    answer = CliRunner().invoke(flussod, arguments)
+    assert answer.exit_code == 0
+    for name in COMMANDS:
+        assert f"  {name} " in answer.output
+    assert "flussod -c etc/flusso.yaml" in answer.output
+    for code, meaning in EXIT_CODES.items():
+        assert f"{code}  {meaning}" in answer.output
+
+
+def test_help_of_run_names_every_flag_with_its_variable() -> None:
+    answer = CliRunner().invoke(flussod, ["run", "--help"])
+    text = " ".join(answer.output.split())
+    for flag in (
+        "config slot publication manage-publication manage-replica-identity on-gap on-blind-table skip-backfill pretty "
+        "queue-capacity backfill-workers lag-poll-secs index-prefix public-address private-address admin-user "
+        "admin-password"
+    ).split():
+        assert f"--{flag}" in text, flag
+        assert "FLUSSO_" + flag.upper().replace("-", "_") in text, flag
+
+
+@pytest.mark.parametrize("arguments", [["-c", "missing.yaml"], ["run", "-c", "missing.yaml"], []])
+def test_without_a_command_it_is_run(tmp_path: Path, arguments: List[str]) -> None:
+    program = [sys.executable, "-c", "import sys; from flusso_sync.cli import main; main(sys.argv[1:])", *arguments]
+    root = str(Path(__file__).resolve().parent.parent)
+    answer = subprocess.run(program, cwd=str(tmp_path), env={"PYTHONPATH": root}, stderr=subprocess.PIPE, timeout=60)
+    assert answer.returncode == 3
+    assert (b"missing.yaml" if arguments else b"flusso.yaml") in answer.stderr
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["check", "--nonsense"]])
+def test_wrong_usage_is_2(arguments: List[str]) -> None:
+    assert CliRunner().invoke(flussod, arguments).exit_code == 2
+
+
+def test_version_is_that_of_setup_cfg() -> None:
+    setup = (Path(__file__).resolve().parent.parent / "setup.cfg").read_text()
+    answer = CliRunner().invoke(flussod, ["--version"])
+    assert answer.exit_code == 0
+    assert f"version = {answer.output.split()[1]}\n" in setup
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["check", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: List[str]) -> None:
+    program = (
+        "import sys\n"
+        "from flusso_sync.cli import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit:\n"
+        f"    print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    assert answer.stderr.decode().strip() == "[]"
+
+
+def test_explanations_name_the_cause_and_never_a_password() -> None:
+    from flusso_sync.cli.exit import exit_code, explain
+
+    refused = SourceRefused("cannot log in to postgresql://app:canary@db/x", hint="Mend the password")
+    assert explain(SyncStopped(refused)) == "error: cannot log in to postgresql://app:***@db/x. Mend the password"
+    assert (exit_code(SyncStopped(refused)), exit_code(SinkError("x")), exit_code(ValueError("x"))) == (4, 5, 1)
+    problems = ConfigError([Problem("one", file="a.yaml", line=1, column=2), Problem("two")], hint="Mend them")
+    assert explain(problems).splitlines() == [
+        "configuration refused, 2 problems:",
+        "  a.yaml:1:2: one",
+        "  two",
+        "Mend them",
+    ]
+    assert explain(KeyError("x")) == "error: KeyError: 'x'"
