@@ -80,6 +80,11 @@ class Column:
     collation: Optional[str] = None
     deterministic: bool = True
 
+    @property
+    def sql_type(self) -> str:
+        """The type a text of this column is cast to: without domain and modifier."""
+        return self.type.sql
+
 
 @dataclass(frozen=True)
 class Index:
@@ -171,17 +176,17 @@ class Relation:
 class Catalog:
     """The tables that were asked for; ``missing`` are those that do not exist."""
 
-    relations: Mapping[Table, Relation]
+    tables: Mapping[Table, Relation]
     missing: Tuple[Table, ...] = ()
 
     @property
     def primary_keys(self) -> Mapping[Table, Columns]:
         """For ``with_keys`` and ``table_uses``: every table that has one."""
-        return {t: r.primary_key for t, r in self.relations.items() if r.primary_key}
+        return {t: r.primary_key for t, r in self.tables.items() if r.primary_key}
 
     def table_of(self, oid: int) -> Optional[Table]:
         """The table of the plans a relation of the stream belongs to: itself, or whose leaf it is."""
-        for table, relation in self.relations.items():
+        for table, relation in self.tables.items():
             if relation.oid == oid or any(leaf.oid == oid for leaf in relation.leaves):
                 return table
         return None
@@ -304,17 +309,15 @@ def _assemble(
     for root, oid in descendants:
         if found[oid].kind != "p":
             leaves.setdefault(root, []).append(found[oid])
-    relations: Dict[Table, Relation] = {}
+    tables: Dict[Table, Relation] = {}
     missing: List[Table] = []
     for schema, name, oid in wanted:
         if oid is None:
             missing.append(Table(schema, name))
         else:
             whole = found[oid]
-            relations[whole.table] = (
-                Relation(**{**vars(whole), "leaves": tuple(leaves[oid])}) if oid in leaves else whole
-            )
-    return Catalog(relations, tuple(missing))
+            tables[whole.table] = Relation(**{**vars(whole), "leaves": tuple(leaves[oid])}) if oid in leaves else whole
+    return Catalog(tables, tuple(missing))
 
 
 def _resolve(oid: int, types: Mapping[int, Dict[str, Any]]) -> Type:
@@ -359,15 +362,19 @@ def _resolve(oid: int, types: Mapping[int, Dict[str, Any]]) -> Type:
 # the one renamed into its place is another OID, so names need no look-up of their own.
 _COMPARE = """
 SELECT e.oid::int8, NULL::int2
-FROM ROWS FROM (pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::text[]),
-    pg_catalog.unnest($3::text[]), pg_catalog.unnest($4::text[])) AS e(oid, schema, name, facts)
+FROM ROWS FROM (
+    pg_catalog.unnest($1::oid[]), pg_catalog.unnest($2::text[]), pg_catalog.unnest($3::text[]),
+    pg_catalog.unnest($4::text[])
+) AS e(oid, schema, name, facts)
 LEFT JOIN (pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace) ON c.oid = e.oid
 WHERE (c.relname::text COLLATE "C", n.nspname::text COLLATE "C", pg_catalog.concat(c.relkind, c.relrowsecurity))
     IS DISTINCT FROM (e.name, e.schema, e.facts)
 UNION ALL
 SELECT e.oid::int8, e.number
-FROM ROWS FROM (pg_catalog.unnest($5::oid[]), pg_catalog.unnest($6::int2[]),
-    pg_catalog.unnest($7::text[]), pg_catalog.unnest($8::oid[]), pg_catalog.unnest($9::int4[])) AS e(oid, number, name, type, modifier)
+FROM ROWS FROM (
+    pg_catalog.unnest($5::oid[]), pg_catalog.unnest($6::int2[]), pg_catalog.unnest($7::text[]),
+    pg_catalog.unnest($8::oid[]), pg_catalog.unnest($9::int4[])
+) AS e(oid, number, name, type, modifier)
 LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = e.oid AND a.attnum = e.number
 WHERE (a.attname::text COLLATE "C", a.atttypid, a.atttypmod, a.attisdropped)
     IS DISTINCT FROM (e.name, e.type, e.modifier, false)
@@ -378,9 +385,9 @@ WHERE (a.attname::text COLLATE "C", a.atttypid, a.atttypmod, a.attisdropped)
 class Shape:
     """What the plans rely on in the catalog, compared inside every snapshot after its LOCK (promise 8).
 
-    Run ``statement`` with ``parameters`` (texts): no rows means that every table still is what it was: the same
-    OID under the same name and schema, kind and row security, and every used column its name, type and modifier.
-    Otherwise hand the rows to :meth:`differences`.
+    Run ``statement`` with ``parameters`` (texts; it may stand in ``NOT EXISTS (...)``): no rows means that every
+    table still is what it was: the same OID under the same name and schema, kind and row security, and every used
+    column its name, type and modifier.  Otherwise hand the rows to :meth:`differences`.
     """
 
     parameters: Tuple[str, ...]
@@ -398,7 +405,7 @@ def shape_of(catalog: Catalog, uses: Iterable[TableUse]) -> Shape:
     relations: List[Tuple[Any, ...]] = []
     columns: List[Tuple[Any, ...]] = []
     for use in uses:
-        relation = catalog.relations.get(use.table)
+        relation = catalog.tables.get(use.table)
         if relation is None:
             continue
         names[relation.oid, None] = f"table {use.table}"
