@@ -258,10 +258,10 @@ class _Evaluation:
         if "through" in node:
             # Straight from the junction; the related rows matter only to filters.
             source, found = self._junction(node, table, row)
-            (name,) = columns(node["through"]["right_key"])
+            names = columns(node["through"]["right_key"])
             if node.get("filters"):
                 target = columns(node["through"].get("right_references")) or related.key
-                link, filters = Link(related, (name,), target), node["filters"]
+                link, filters = Link(related, names, target), node["filters"]
                 found = [
                     between
                     for between in found
@@ -269,10 +269,17 @@ class _Evaluation:
                 ]
         else:
             source, found = related, self._related(node, table, row)
-            (name,) = related.key
-        type_ = source.types[name]
-        values = [value for other in found for value in [other[name]] if value is not None]
-        return [render(type_, value) for value in sorted(values, key=lambda value: sort_key(type_, value))]
+            names = related.key
+        types = [source.types[name] for name in names]
+        listed = []
+        for other in found:
+            values = [value for value in (other[name] for name in names) if value is not None]
+            if len(values) == len(names):
+                order = [sort_key(type_, value) for type_, value in zip(types, values)]
+                parts = [id_part(type_, value) for type_, value in zip(types, values)]
+                shown = render(types[0], values[0]) if len(names) == 1 else document_id(parts)
+                listed.append((order, shown))
+        return [shown for _, shown in sorted(listed, key=lambda pair: pair[0])]
 
     # -- filters --------------------------------------------------------------------------------------
 
@@ -300,7 +307,8 @@ class _Evaluation:
         return _compare(op, _comparable(type_, value), others)
 
     def _like(self, op: str, type_: Type, value: str, pattern: str) -> bool:
-        assert type_.name in ("text", "varchar", "name", "citext"), f"{op} over {type_.name}"
+        assert type_.texts and not type_.array, f"{op} over {type_.name}"
+        value = value.rstrip(" ") if type_.name == "bpchar" else value
         if op == "ilike" or type_.name == "citext":
             value, pattern = type_.collation.lower(value), type_.collation.lower(pattern)
         return like(pattern).fullmatch(value) is not None
