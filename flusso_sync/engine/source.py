@@ -50,7 +50,8 @@ class Document(NamedTuple):
     error: Optional[str] = None
 
 
-class Chunk(NamedTuple):
+@dataclass(frozen=True)
+class Chunk:
     """A stretch of root rows: their document ids, and the source's own note of where it lies."""
 
     index: str

@@ -74,7 +74,7 @@ def leaves_of(catalog: Catalog, uses: Mapping[Table, TableUse]) -> List[Leaf]:
     """The leaves of every used table, in table order; a partitioned parent itself holds no rows."""
     leaves: List[Leaf] = []
     for use in uses.values():
-        whole = catalog.relations.get(use.table)
+        whole = catalog.tables.get(use.table)
         if whole is not None:
             # A table that others merely inherit from holds rows of its own beside theirs.
             leaves.extend(Leaf(relation, use) for relation in (whole, *whole.leaves) if relation.kind == "r")

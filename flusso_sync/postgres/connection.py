@@ -16,22 +16,12 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from flusso_sync.errors import FlussoError, SchemaDrift, SlotInUse, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.postgres.statements import READING_SETTINGS
 
 #: Settings that decide how values are printed; the same on both kinds of session.
 PRINT_SETTINGS: Dict[str, str] = {
-    "TimeZone": "UTC",
-    "DateStyle": "ISO",
-    "IntervalStyle": "postgres",
-    "extra_float_digits": "1",
-    "bytea_output": "hex",
-}
-
-#: Settings of the sessions that read documents.
-READ_SETTINGS: Dict[str, str] = {
-    "jit": "off",
-    "plan_cache_mode": "force_generic_plan",
-    "row_security": "off",
-    "search_path": "pg_catalog",
+    name: READING_SETTINGS[name]
+    for name in ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output")
 }
 
 #: libpq parameters that notice a dead peer; whatever the user's own connection string says wins.
@@ -94,7 +84,7 @@ def connect(
     """
     wanted = dict(PRINT_SETTINGS)
     if not replication:
-        wanted.update(READ_SETTINGS)
+        wanted.update(READING_SETTINGS)
         wanted["statement_timeout"] = str(int(access.statement_timeout_seconds * 1000))
         wanted["lock_timeout"] = str(int(access.lock_timeout_seconds * 1000))
     wanted.update(settings or {})

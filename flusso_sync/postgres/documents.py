@@ -12,21 +12,22 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import psycopg
-from psycopg.types.string import TextLoader
+from psycopg.types.string import ByteaBinaryLoader
 
 from flusso_sync.backoff import Stopped
-from flusso_sync.engine.source import Chunk, ChangeRun, Document, Documents, Resolution, Snapshot
-from flusso_sync.errors import SchemaDrift, SourceUnavailable
+from flusso_sync.engine.source import ChangeRun, Chunk, Document, Documents, Key, Resolution, Snapshot
+from flusso_sync.errors import SchemaDrift
 from flusso_sync.postgres.bind import BoundIndex, bind
-from flusso_sync.postgres.catalog import Catalog, read_catalog
+from flusso_sync.postgres.catalog import Catalog, Shape, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
-from flusso_sync.postgres.replication import quote_name
-from flusso_sync.postgres.resolve import Lookup, Trace, by_table, compile_traces, touched
+from flusso_sync.postgres.quoting import array_literal
+from flusso_sync.postgres.replication import parse_lsn
+from flusso_sync.postgres.resolve import Trace, by_table, compile_traces, touched
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
-from flusso_sync.schema.paths import relation_paths, tables
+from flusso_sync.schema.paths import relation_paths, table_uses, tables
 from flusso_sync.schema.plan import IndexPlan, Table
 from flusso_sync.status import Status
 
@@ -35,6 +36,13 @@ log = logging.getLogger(__name__)
 #: Keys of one build statement until the size of the documents is known, and at most.
 FIRST_KEYS = 500
 MOST_KEYS = 8192
+
+#: OpenSearch refuses a whole request for an id longer than this (settled.md section 6).
+MOST_ID_BYTES = 512
+
+#: The snapshot, and on a standby how far it has replayed.
+_SNAPSHOT = """SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
+    CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text END"""
 
 #: Between two looks at whether a transaction has become visible, growing to the second.
 VISIBLE_FIRST_SECONDS = 0.0005
@@ -53,11 +61,12 @@ class DocumentSettings:
 
 
 class _Place(NamedTuple):
-    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper``; ``keys`` of its rows."""
+    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper``; ``keys`` of its
+    documents."""
 
-    lower: Optional[Tuple[str, ...]]
-    upper: Tuple[str, ...]
-    keys: Sequence[Tuple[str, ...]]
+    lower: Optional[Key]
+    upper: Key
+    keys: Sequence[Key]
 
 
 class SnapshotFacts(NamedTuple):
@@ -65,7 +74,7 @@ class SnapshotFacts(NamedTuple):
 
     xmin: int
     xmax: int
-    running: frozenset[int]
+    running: FrozenSet[int]
 
     @classmethod
     def parse(cls, text: str) -> "SnapshotFacts":
@@ -88,13 +97,6 @@ class SnapshotFacts(NamedTuple):
         return full < self.xmin or (full < self.xmax and full not in self.running)
 
 
-class _BytesLoader(TextLoader):
-    """Text as the bytes it came in: documents are never decoded."""
-
-    def load(self, data: Any) -> Any:
-        return bytes(data)
-
-
 class PostgresDocuments(Documents):
     """Documents of the plans' indexes.  Each calling thread has a connection of its own."""
 
@@ -113,6 +115,8 @@ class PostgresDocuments(Documents):
         self._lock_statement = ""
         self._shape: Optional[Shape] = None
         self._sizes: Dict[str, float] = {}
+        self._untraceable: Dict[Table, int] = {}
+        self._never = threading.Event()
 
     def report_to(self, status: Status) -> None:
         self._status = status
@@ -148,7 +152,7 @@ class PostgresDocuments(Documents):
         plan = bound.plan
 
         def type_of(table: Table, column: str) -> str:
-            return catalog.relations[table].columns[column].type.sql
+            return catalog.tables[table].columns[column].type.sql
 
         return compile_traces(plan, relation_paths(plan), bound.lookup, catalog.primary_keys, type_of)
 
@@ -160,8 +164,8 @@ class PostgresDocuments(Documents):
         if connection is not None and not connection.closed:
             return connection
         connection = connect(self._access)
-        # Documents and keys come as text in binary format: their bytes, as they are.
-        connection.adapters.register_loader("text", _BinaryText)
+        # Text in binary format is its bytes as they are: documents are never decoded.
+        connection.adapters.register_loader("text", ByteaBinaryLoader)
         connection.cursor_factory = psycopg.RawCursor
         with self._lock:
             if self._closed:
@@ -256,7 +260,7 @@ class PostgresDocuments(Documents):
                 connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 # Before the snapshot: one older than a table rewrite would read no rows at all.
                 connection.execute(self._lock_statement)
-                taken = connection.execute(_SNAPSHOT)
+                taken = connection.execute(_SNAPSHOT, binary=True)
                 compared = connection.execute(shape.statement, shape.parameters)
                 row = taken.fetchone()
                 changed = compared.fetchall()
@@ -287,12 +291,15 @@ class PostgresDocuments(Documents):
         found = touched((change for run in runs for change in run.changes), self._traces)
         with connection.pipeline():
             cursors = [
-                (lookup.index, connection.execute(lookup.statement, [array_literal(p) for p in lookup.parameters]))
+                (
+                    lookup.index,
+                    connection.execute(lookup.statement, [array_literal(p) for p in lookup.parameters], binary=True),
+                )
                 for lookup in found.lookups
             ]
             for index, cursor in cursors:
                 found.keys.setdefault(index, set()).update(
-                    tuple(value.decode() for value in row) for row in cursor.fetchall()
+                    tuple(str(value, "utf-8") for value in row) for row in cursor.fetchall()
                 )
         for table, count in found.untraceable.items():
             self._untraceable[table] = self._untraceable.get(table, 0) + count
@@ -318,13 +325,14 @@ class PostgresDocuments(Documents):
         except psycopg.DataError as error:
             return self._bisect(connection, index, asked, error), rest
         documents: List[Document] = []
+        later: List[Key] = []
         for ordinal, id, size, body in rows:
             if body is None and size is not None and size <= settings.max_document_bytes:
-                # Beyond the budget of this statement: it and what follows comes next.
-                return documents, [*asked[ordinal - 1 :], *rest]
-            documents.append(self._document(id.decode(), size, body))
+                later.append(asked[ordinal - 1])
+            else:
+                documents.append(self._document(str(id, "utf-8"), size, body))
         self._learn(index, documents)
-        return documents, rest
+        return documents, [*later, *rest] if later else rest
 
     def _parameters(self, keys: Sequence[Key]) -> List[Any]:
         columns = [array_literal(column) for column in zip(*keys)]
@@ -359,28 +367,32 @@ class PostgresDocuments(Documents):
                 except psycopg.DataError as deeper:
                     documents.extend(self._bisect(connection, index, left, deeper))
                     break
-                built = [row for row in rows if row[3] is not None or row[2] is None
-                         or row[2] > self._settings.max_document_bytes]
-                documents.extend(self._document(row[1].decode(), row[2], row[3]) for row in built)
-                left = left[len(built) :]
+                later = []
+                for ordinal, id, size, body in rows:
+                    if body is None and size is not None and size <= self._settings.max_document_bytes:
+                        later.append(left[ordinal - 1])
+                    else:
+                        documents.append(self._document(str(id, "utf-8"), size, body))
+                left = later
         return documents
 
     def _id(self, connection: "psycopg.Connection[Any]", index: str, key: Key) -> str:
-        cursor = connection.execute(self._statements[index].ids, [array_literal([part]) for part in key])
+        cursor = connection.execute(
+            self._statements[index].ids, [array_literal([part]) for part in key], binary=True
+        )
         row = cursor.fetchone()
         if row is None:
             raise AssertionError("an id was asked for and not told")
         return str(row[0].decode())
 
     def _document(self, id: str, size: Optional[int], body: Optional[bytes]) -> Document:
-        if not id or len(id) > MOST_ID_BYTES and len(id.encode()) > MOST_ID_BYTES:
-            return Document(id, None, f"the id is {'empty' if not id else f'longer than {MOST_ID_BYTES} bytes'}")
+        if not id:
+            return Document(id, None, "the id is empty")
         if len(id) * 4 > MOST_ID_BYTES and len(id.encode()) > MOST_ID_BYTES:
             return Document(id, None, f"the id is longer than {MOST_ID_BYTES} bytes")
         if body is None and size is not None:
-            return Document(
-                id, None, f"the document has {size} bytes, more than engine.max_document_bytes ({self._settings.max_document_bytes})"
-            )
+            most = self._settings.max_document_bytes
+            return Document(id, None, f"the document has {size} bytes, more than engine.max_document_bytes ({most})")
         return Document(id, body)
 
     def _learn(self, index: str, documents: Sequence[Document]) -> None:
@@ -403,12 +415,45 @@ class PostgresDocuments(Documents):
         """The keys are read in a snapshot like any other: "no more rows" must mean just that."""
         statements = self._statements[index]
         lower: Optional[Key] = after.place.upper if after is not None else None
-        bounds: List[Any] = list(lower) if lower is not None else [None] * statements.key_width
-        with self.snapshot((), threading.Event()) as snapshot:
-            found = snapshot.connection.execute(  # type: ignore[attr-defined]
-                statements.chunk_keys, [*bounds, rows]
-            ).fetchall()
-        return self._chunk(index, lower, found)
+        with self.snapshot((), self._never) as snapshot:
+            found = snapshot.chunk_rows(statements, lower, rows)  # type: ignore[attr-defined]
+        if not found:
+            return None
+        keys = [tuple(str(part, "utf-8") for part in row[3:]) for row in found]
+        shown = [position for position, row in enumerate(found) if row[0]]
+        return Chunk(
+            index,
+            [str(found[position][2], "utf-8") for position in shown],
+            _Place(lower, keys[-1], [keys[position] for position in shown]),
+            found[-1][1],
+        )
+
+    def _build_chunk(
+        self, connection: "psycopg.Connection[Any]", chunk: Chunk
+    ) -> Tuple[List[Document], Sequence[Key]]:
+        place: _Place = chunk.place
+        if not chunk.ids:
+            return [], ()
+        statements = self._statements[chunk.index]
+        budget = [self._settings.batch_bytes, self._settings.max_document_bytes]
+        statement = statements.range_first if place.lower is None else statements.range_after
+        bounds = [*(place.lower or ()), *place.upper]
+        try:
+            rows = self._guarded(connection, statement, [*bounds, *budget])
+        except psycopg.DataError:
+            # One row cannot be rendered: by key, the others can.
+            documents, rest = self._build(connection, chunk.index, place.keys)
+            return [document for document in documents if document.body is not None or document.error], rest
+        documents = []
+        later: List[Key] = []
+        for row in rows:
+            id, size, body = row[:3]
+            if body is None and size <= self._settings.max_document_bytes:
+                later.append(tuple(str(part, "utf-8") for part in row[3:]))
+            else:
+                documents.append(self._document(str(id, "utf-8"), size, body))
+        self._learn(chunk.index, documents)
+        return documents, later
 
 
 class _PostgresSnapshot(Snapshot):
@@ -418,6 +463,12 @@ class _PostgresSnapshot(Snapshot):
         self._documents = documents
         self.connection = connection
         self.version = facts.version
+
+    def chunk_rows(self, statements: IndexStatements, lower: Optional[Key], rows: int) -> List[Any]:
+        """The next root rows after ``lower``, as ``IndexStatements`` describes them."""
+        if lower is None:
+            return self.connection.execute(statements.chunk_first, [rows], binary=True).fetchall()
+        return self.connection.execute(statements.chunk_after, [*lower, rows], binary=True).fetchall()
 
     def resolve(self, runs: Sequence[ChangeRun]) -> Resolution:
         return self._documents._resolve(self.connection, runs)

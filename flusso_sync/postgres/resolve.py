@@ -7,6 +7,7 @@ with no query at all, any other path takes one statement for a whole batch.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from flusso_sync.postgres.pgoutput import ABSENT, DELETE, INSERT, TRUNCATE, Change, Shape, Values
@@ -19,7 +20,8 @@ Link = Tuple[str, ...]
 TypeOf = Callable[[Table, str], str]
 
 
-class Trace(NamedTuple):
+@dataclass(frozen=True)
+class Trace:
     """How changes of ``table`` reach the documents of ``index``.
 
     ``columns``: the link columns of the changed row.  ``statement`` maps arrays of their values ($1.. as text[],
@@ -92,7 +94,8 @@ def _equal(alias: str, columns: Columns, values: Sequence[str]) -> str:
     return " and ".join(f"{alias}.{identifier(column)} = {value}" for column, value in zip(columns, values))
 
 
-class Lookup(NamedTuple):
+@dataclass(frozen=True)
+class Lookup:
     """One statement still to run: its text, and one list of texts per parameter."""
 
     index: str
