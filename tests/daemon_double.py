@@ -39,6 +39,9 @@ def _double(mode: str) -> Dict[str, Any]:
         def __init__(self, config: Any, options: Any, status: Any) -> None:
             self.config, self.options, self.status = config, options, status
 
+        def reindex(self, name: str) -> None:
+            raise KeyError(name)
+
         def run(self, shutdown: threading.Event) -> None:
             from flusso_sync.status import Phase
 

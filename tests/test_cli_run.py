@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import signal
@@ -166,6 +167,39 @@ def test_overrides_and_warnings_are_said_at_the_start_without_their_values(start
     assert program.end() == 0
     assert "DATABASE_URL overrides source.connection_url" in program.log
     assert "canary" not in program.log
+
+
+# -- surfaces -------------------------------------------------------------------------------------------
+
+
+def test_without_a_password_the_private_surface_is_not_served_and_one_line_says_so(start: Start) -> None:
+    program = start("tell", FLUSSO_ADMIN_PASSWORD="")
+    assert program.end() == 0
+    assert set(program.output["addresses"]) == {"public"}
+    assert program.log.count("the private surface is not served") == 1
+
+
+def test_with_a_password_the_private_surface_asks_for_it(start: Start) -> None:
+    program = start("wait", "--private-address", "127.0.0.1:0", FLUSSO_ADMIN_PASSWORD="canary").wait_until_live()
+    address = _status(program.url())["addresses"]["private"]
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"http://{address}/indexes", timeout=5)
+    assert refused.value.code == 401
+    refused.value.close()
+    token = base64.b64encode(b"admin:canary").decode()
+    request = urllib.request.Request(f"http://{address}/indexes", headers={"Authorization": f"Basic {token}"})
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        assert json.load(answer) == {}
+    program.signal(signal.SIGTERM)
+    assert program.end() == 0
+    assert "canary" not in program.log
+
+
+def test_a_password_whose_variable_is_unset_is_3(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "flusso.yaml").write_text("source: {type: postgres}\nserver: {admin_password: {env: NOBODY_SETS_ME}}\n")
+    program = start("finish")
+    assert program.end() == 3
+    assert "NOBODY_SETS_ME" in program.log and "server.admin_password" in program.log
 
 
 # -- usage ----------------------------------------------------------------------------------------------

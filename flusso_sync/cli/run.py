@@ -7,7 +7,7 @@ import resource
 import sys
 import threading
 from dataclasses import dataclass, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 import click
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from flusso_sync.config.load import Config
     from flusso_sync.config.values import Address
     from flusso_sync.daemon import DaemonOptions
+    from flusso_sync.status import Status
+    from flusso_sync.web.server import Surface
 
 logger = logging.getLogger("flusso_sync.cli.run")
 
@@ -290,29 +292,59 @@ def _serve(options: RunOptions, shutdown: threading.Event) -> int:
 
     status = Status()
     telemetry = Telemetry(status)
+    surfaces: List[Surface] = []
     try:
-        address = config.server.public_address
-        app = public_app(status, telemetry.scrape)
-        public = Surface("public", app, address.host, address.port, failed=surface_died)
-        public.bind()
+        public = config.server.public_address
+        surfaces.append(
+            Surface("public", public_app(status, telemetry.scrape), public.host, public.port, failed=surface_died)
+        )
+        surfaces[0].bind()
+        daemon = Daemon(config, options=options.daemon_options(), observers=[telemetry.observer()], status=status)
         try:
-            public.start()
-            status.set_fact("addresses.public", public.address)
-            logger.info("public surface on http://%s (/healthz /readyz /status /metrics)", public.address)
-            daemon = Daemon(
-                config, options=options.daemon_options(), observers=[telemetry.observer()], status=status
-            )
             running = daemon.start()
+            private = _private_surface(config, status, running.reindex, surface_died)
+            if private is not None:
+                surfaces.append(private)
+                private.bind()
+            for surface in surfaces:
+                surface.start()
+                status.set_fact(f"addresses.{surface.name}", surface.address)
+                logger.info("%s surface on http://%s", surface.name, surface.address)
             if not shutdown.is_set():
                 running.run(shutdown)
         finally:
-            public.stop(SURFACE_STOP_SECONDS)
+            for surface in reversed(surfaces):
+                surface.stop(SURFACE_STOP_SECONDS / len(surfaces))
     finally:
         telemetry.shutdown(TELEMETRY_STOP_SECONDS)
     if deaths:
         return EXIT_INTERNAL
     logger.info("stopped")
     return EXIT_OK
+
+
+def _private_surface(
+    config: Config,
+    status: Status,
+    reindex: Callable[[str], None],
+    failed: Callable[[str, BaseException], None],
+) -> Optional[Surface]:
+    """The private surface, or None and one line in the log when there is no password for it."""
+    server = config.server
+    secret = server.admin_password
+    if secret is None or not secret.resolve(key="server.admin_password"):
+        logger.info("the private surface is not served: there is no admin password (server.admin_password)")
+        return None
+    from flusso_sync.web.private import private_app
+    from flusso_sync.web.server import Surface
+
+    password = secret
+
+    def credentials() -> Tuple[str, str]:
+        return server.admin_user, password.resolve(key="server.admin_password")
+
+    address = server.private_address
+    return Surface("private", private_app(status, credentials, reindex), address.host, address.port, failed=failed)
 
 
 def _allow_open_files() -> None:
