@@ -243,7 +243,7 @@ def test_problems_of_a_config_in_code_name_their_key_path() -> None:
 def test_a_config_cannot_be_changed() -> None:
     config = load_config(DATA / "flusso.yaml")
     with pytest.raises(Exception, match="frozen"):
-        config.source.slot = "other"  # type: ignore[misc]
+        config.source.slot = "other"
     with pytest.raises(Exception, match="cannot assign"):
         config.prefix = "other"  # type: ignore[misc]
 

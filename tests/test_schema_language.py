@@ -437,13 +437,13 @@ BROKEN: List[Tuple[str, int, int, str]] = [
     (
         "fields: [{custom: a, required: true, postgres: [x], opensearch: 1}]\n",
         3,
-        64,
+        65,
         "fields[0].opensearch: must be text",
     ),
     (
         "fields: [{custom: a, required: true, postgres: [x], opensearch: y, transforms: [trim]}]\n",
         3,
-        67,
+        68,
         "fields[0].trans",
     ),
     ("fields: [{map: a, required: true}]\n", 3, 11, "fields[0].map: `values` is missing"),
@@ -578,7 +578,7 @@ BROKEN: List[Tuple[str, int, int, str]] = [
     (
         "fields: [{many_to_many: a, table: b, fields: [], through: j}]\n",
         3,
-        58,
+        59,
         "fields[0].through: must be a mapping with",
     ),
     (
@@ -891,7 +891,7 @@ def field_lists(draw: st.DrawFn, depth: int) -> Tuple[AnyField, ...]:
         kinds = ["scalar", "enum", "custom", "map", "geo", "geo2", "constant", "aggregate"]
         shape = draw(st.sampled_from(kinds + (["object", "join"] if depth else [])))
         required, options, column = draw(st.booleans()), draw(OPTIONS), draw(COLUMN)
-        plain = {"required": required, "options": options}
+        plain: Dict[str, Any] = {"required": required, "options": options}
         if shape == "scalar":
             transforms = tuple(draw(st.lists(st.sampled_from(["trim", "lowercase"]), max_size=2)))
             kind = draw(st.sampled_from(SCALAR_KINDS))
