@@ -50,11 +50,10 @@ class Node:
         return int(self.call("GET", f"/{index}/_count")["count"])
 
 
-def copy_seconds(url: str, query: str) -> Tuple[int, float]:
+def copy_seconds(url: str, query: str, settings: str) -> Tuple[int, float]:
     """Rows and seconds of ``COPY (query) TO STDOUT`` on one connection, read and thrown away."""
     with psycopg.connect(url, autocommit=True) as connection:
-        # As the daemon's sessions are: such statements are not worth compiling.
-        connection.execute("SET jit = off")
+        connection.execute(settings)
         begin = time.perf_counter()
         with connection.cursor() as cursor:
             with cursor.copy(f"COPY ({query}) TO STDOUT") as copy:

@@ -1,0 +1,210 @@
+"""What ``bin/bench`` measures: first builds of the shop, and what the same machine can do at most, in one run.
+
+Order of each measurement: the daemon builds; its index is compared with the tables; the daemon is stopped; then the
+ceilings are measured with the documents that the source itself renders.  Nothing runs beside anything else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+
+from tests.bench import shop
+from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool
+from tests.bench.documents import Source, settings
+from tests.fix_daemon import DaemonProcess, MakeDaemon, daemons
+from tests.fix_opensearch import start_node
+from tests.postgres_server import make_folder, start_postgres
+
+RUNS = [*shop.INDEXES, "all"]
+PATIENCE_SECONDS = 1800.0
+#: Every so many documents one is compared word for word.
+SAMPLE_EVERY = 997
+
+
+class Built(NamedTuple):
+    """A first build by the daemon."""
+
+    documents: int
+    #: From the first sight of phase ``backfilling`` to the last index seeded and readable.
+    seconds: float
+    #: From the start of the process.
+    all_seconds: float
+    #: The highest resident memory, in bytes.
+    memory: int
+
+
+class Ceiling(NamedTuple):
+    """The same documents by COPY and by bulk, seconds each."""
+
+    documents: int
+    copy_seconds: float
+    bulk_seconds: float
+
+
+def configuration(url: str, node: str, run: str) -> Dict[str, Any]:
+    indexes = shop.INDEXES if run == "all" else (run,)
+    return {
+        "prefix": prefix(run),
+        "source": {"type": "postgres", "connection_url": url, "slot": f"bench_{run}", "publication": f"bench_{run}"},
+        "sinks": {"primary": {"type": "opensearch", "url": node, "number_of_replicas": 0}},
+        "index": [{"name": i, "schema": str(shop.SCHEMAS / f"{i}.schema.yml"), "enabled": True} for i in indexes],
+    }
+
+
+def prefix(run: str) -> str:
+    return f"bench_{run}_"
+
+
+def build(daemon: DaemonProcess, indexes: Tuple[str, ...], rows: Dict[str, int]) -> Built:
+    """Wait for the first build of ``daemon``, just started."""
+    begin = time.perf_counter()
+    building = 0.0
+
+    def seeded() -> bool:
+        nonlocal building
+        with contextlib.suppress(OSError):
+            status = daemon.status()
+            if not building and status["phase"] in ("backfilling", "live"):
+                building = time.perf_counter()
+            return all(_state(status["indexes"][index]) == "seeded" for index in indexes)
+        return False
+
+    daemon.wait_for(seeded, PATIENCE_SECONDS, "all indexes seeded")
+    end = time.perf_counter()
+    memory = [line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return Built(sum(rows[i] for i in indexes), end - building, end - begin, int(memory[0].split()[1]) * 1024)
+
+
+def _state(index: Any) -> str:
+    return str(index["state"] if isinstance(index, dict) else index)
+
+
+def ceiling(source: Source, node: Node, run: str, index: str, rows: int, folder: Path) -> Ceiling:
+    """Compare the index of ``run`` with its rows, then measure; raises ``RuntimeError`` when it is not right."""
+    sample: Dict[str, bytes] = {}
+
+    def documents() -> Iterator[Tuple[str, bytes]]:
+        for number, (id, body) in enumerate(source.documents(index)):
+            if number % SAMPLE_EVERY == 0:
+                sample[id] = body
+            yield id, body
+
+    files = spool(documents(), folder)
+    wrong = difference(node, prefix(run) + index, sample, rows)
+    if wrong:
+        raise RuntimeError(f"the build is wrong, so its time means nothing: {wrong}")
+    copied, copying = copy_seconds(source.url, source.query(index), settings())
+    loaded, loading = bulk_seconds(node, prefix(run) + index, files)
+    if (copied, loaded) != (rows, rows):
+        raise RuntimeError(f"the ceilings of {index} handled {copied} and {loaded} documents instead of {rows}")
+    shutil.rmtree(folder)
+    return Ceiling(rows, copying, loading)
+
+
+def measure(runs: List[str], users: int, say: Any) -> Dict[str, Any]:
+    """All runs over one shop: run -> figures."""
+    figures: Dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        folder = make_folder("flusso-bench-")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        say("starting Postgres and OpenSearch ...")
+        server = stack.enter_context(start_postgres())
+        node_url = stack.enter_context(start_node()).url
+        node = Node(node_url)
+        url = server.url(server.create_database("shop"))
+        with server.connect("shop") as connection:
+            rows = shop.fill(connection, users)
+        say("shop: " + ", ".join(f"{n:,} {table}" for table, n in rows._asdict().items()))
+        make: MakeDaemon = stack.enter_context(daemons(folder / "daemons"))
+        ceilings: Dict[str, Ceiling] = {}
+        for run in runs:
+            indexes = shop.INDEXES if run == "all" else (run,)
+            with server.connect("shop") as connection:
+                connection.execute("CHECKPOINT")
+            daemon = make(configuration(url, node_url, run), name=run)
+            built = build(daemon, indexes, rows.documents)
+            daemon.stop()
+            with server.connect("shop") as connection:
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [f"bench_{run}"])
+            with Source(daemon.folder / "flusso.yaml", url) as source:
+                for index in indexes:
+                    # Also when known already from an earlier run: the comparison is what makes this run count.
+                    ceilings[index] = ceiling(source, node, run, index, rows.documents[index], folder / "spool")
+            node.call("DELETE", f"/{prefix(run)}*")
+            figures[run] = _figures(built, [ceilings[index] for index in indexes])
+            say(_line(run, figures[run]))
+    return figures
+
+
+def _figures(built: Built, ceilings: List[Ceiling]) -> Dict[str, Any]:
+    documents = built.documents
+    rate = documents / built.seconds
+    copy = documents / sum(c.copy_seconds for c in ceilings)
+    bulk = documents / sum(c.bulk_seconds for c in ceilings)
+    return {
+        "documents": documents,
+        "seconds": round(built.seconds, 3),
+        "seconds_from_start": round(built.all_seconds, 3),
+        "documents_per_second": round(rate),
+        "copy_per_second": round(copy),
+        "bulk_per_second": round(bulk),
+        "of_copy": round(rate / copy, 3),
+        "of_bulk": round(rate / bulk, 3),
+        "of_lower_ceiling": round(rate / min(copy, bulk), 3),
+        "memory_bytes": built.memory,
+    }
+
+
+HEADER = (
+    f"{'run':<10}{'documents':>10}{'docs/s':>10}{'COPY/s':>10}{'bulk/s':>10}"
+    f"{'of COPY':>9}{'of bulk':>9}{'of lower':>10}{'seconds':>9}{'memory':>9}"
+)
+
+
+def _line(run: str, f: Dict[str, Any]) -> str:
+    return (
+        f"{run:<10}{f['documents']:>10,}{f['documents_per_second']:>10,}{f['copy_per_second']:>10,}"
+        f"{f['bulk_per_second']:>10,}{f['of_copy']:>9.2f}{f['of_bulk']:>9.2f}{f['of_lower_ceiling']:>10.2f}"
+        f"{f['seconds']:>9.1f}{f['memory_bytes'] / 1048576:>6.0f} MB"
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bin/bench")
+    parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--only", default=",".join(RUNS))
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    runs = arguments.only.split(",")
+    unknown = sorted(set(runs) - set(RUNS))
+    if unknown:
+        parser.error(f"--only takes {', '.join(RUNS)}; not {', '.join(unknown)}")
+    lock = threading.Lock()
+
+    def say(text: str) -> None:
+        with lock:
+            print(text, file=sys.stderr, flush=True)
+
+    say(HEADER)
+    try:
+        figures = measure(runs, arguments.users, say)
+    except (RuntimeError, AssertionError) as error:
+        say(f"bin/bench: {error}")
+        return 1
+    if arguments.json:
+        print(json.dumps({"users": arguments.users, "runs": figures}, indent=2))
+    else:
+        print("\n".join([HEADER, *(_line(run, figures[run]) for run in runs)]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
