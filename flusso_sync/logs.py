@@ -24,6 +24,10 @@ from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
 #: Lines that wait for a slow reader of standard error.
 QUEUE_LINES = 10_000
 
+#: The same message of another package is written once in so long; so many different ones are remembered.
+REPEAT_SECONDS = 60.0
+REPEATS_KEPT = 1000
+
 #: How long closing waits for the reader of standard error, unless told otherwise.
 CLOSE_SECONDS = 0.5
 
@@ -176,6 +180,38 @@ class JsonFormatter(logging.Formatter):
             },
             ensure_ascii=False,
         )
+
+
+class Repeats(logging.Filter):
+    """Lets one warning of another package through per ``REPEAT_SECONDS``, with the count of those left out.
+
+    Exporters and servers log the same failure at every attempt.  Ours have a register for that
+    (``Status.trouble``) and are never held back.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Filters run before the handler's lock is taken.
+        self._lock = threading.Lock()
+        self._seen: Dict[Tuple[str, int, str], Tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        ours = record.name == PACKAGE or record.name.startswith(PACKAGE + ".")
+        if ours or record.levelno < logging.WARNING:
+            return True
+        key = (record.name, record.levelno, str(record.msg)[:200])
+        now = monotonic()
+        with self._lock:
+            since, left_out = self._seen.get(key, (now - REPEAT_SECONDS, 0))
+            if now - since < REPEAT_SECONDS:
+                self._seen[key] = (since, left_out + 1)
+                return False
+            if len(self._seen) >= REPEATS_KEPT:
+                self._seen.clear()
+            self._seen[key] = (now, 0)
+        if left_out:
+            record.left_out = left_out
+        return True
 
 
 # -- the way out ----------------------------------------------------------------------------------
@@ -335,6 +371,7 @@ def configure(
         descriptor = standard_error()
     form = environ.get("FLUSSO_LOG_FORMAT", "").strip().lower()
     handler = QueuedHandler(descriptor)
+    handler.addFilter(Repeats())
     if form == "json":
         handler.setFormatter(JsonFormatter())
     else:

@@ -28,6 +28,10 @@ STALL_SECONDS = 30.0
 TROUBLE_LOG_SECONDS = 10.0
 TROUBLE_LOG_CAP_SECONDS = 3600.0
 
+#: A trouble that comes back within this long is logged on as the old one, or a flapping sink would fill the log.
+TROUBLE_QUIET_SECONDS = 60.0
+PAST_TROUBLES = 100
+
 #: The rate of a build is measured over about this long, so that the ETA follows what happens now.
 RATE_WINDOW_SECONDS = 30.0
 
@@ -265,7 +269,7 @@ class _Build:
 class _Trouble:
     """The mutable record of one trouble."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, former: Optional[_Trouble] = None) -> None:
         self.what = ""
         self.todo = ""
         self.blocking = False
@@ -274,8 +278,10 @@ class _Trouble:
         self.last = now
         self.since_text = _utc_now()
         self.last_text = self.since_text
-        self.log_at = now
-        self.log_interval = TROUBLE_LOG_SECONDS
+        self.said = False
+        self.log_at: float = now if former is None else former.log_at
+        self.log_interval: float = TROUBLE_LOG_SECONDS if former is None else former.log_interval
+        self.returns: int = 0 if former is None else former.returns + 1
 
 
 class Status:
@@ -306,6 +312,7 @@ class Status:
         self._last_error: Optional[str] = None
         self._progressed = self._started
         self._troubles: Dict[str, _Trouble] = {}
+        self._past_troubles: Dict[str, Tuple[float, _Trouble]] = {}
         self._beats: Dict[str, float] = {}
         self._expected: Dict[str, float] = {}
         self._confirmed: Optional[int] = None
@@ -492,31 +499,35 @@ class Status:
     def trouble(self, key: str, what: str, todo: str = "", *, blocking: bool = False) -> None:
         """Register or refresh a trouble; ``blocking`` when changes cannot flow because of it.
 
-        Call it on every occurrence: it is logged on the first and then at doubling intervals only.
+        Call it on every occurrence: it is logged on the first and then at doubling intervals only, also when it
+        ends and comes back all the time.
         """
         now = monotonic()
         with self._changed:
             trouble = self._troubles.get(key)
             if trouble is None:
-                trouble = self._troubles[key] = _Trouble(now)
+                over, former = self._past_troubles.pop(key, (0.0, None))
+                if now - over > TROUBLE_QUIET_SECONDS:
+                    former = None
+                trouble = self._troubles[key] = _Trouble(now, former)
             trouble.what, trouble.todo, trouble.blocking = what, todo, blocking
             trouble.count += 1
             trouble.last, trouble.last_text = now, _utc_now()
-            count, seconds = trouble.count, now - trouble.first
+            count, returns, seconds = trouble.count, trouble.returns, now - trouble.first
             due = now >= trouble.log_at
             if due:
+                trouble.said = True
                 trouble.log_at = now + trouble.log_interval
                 trouble.log_interval = min(2 * trouble.log_interval, TROUBLE_LOG_CAP_SECONDS)
             self._changed.notify_all()
         if due:
             # Outside the lock: a slow log must not hold up whoever asks for the status.
             sentence = f"{what}. {todo}" if todo else what
-            if count == 1:
-                logger.warning("%s", sentence, extra={"trouble": key})
-            else:
-                logger.warning(
-                    "%s (%d times in %.0f s)", sentence, count, seconds, extra={"trouble": key, "count": count}
-                )
+            if count > 1:
+                sentence += f" ({count} times in {seconds:.0f} s)"
+            if returns:
+                sentence += f" (came back {returns} times)"
+            logger.warning("%s", sentence, extra={"trouble": key})
 
     def clear_trouble(self, key: str) -> bool:
         """The trouble is over; says how often and how long once.  False when there was none."""
@@ -525,15 +536,14 @@ class Status:
             trouble = self._troubles.pop(key, None)
             if trouble is None:
                 return False
+            self._past_troubles[key] = (now, trouble)
+            while len(self._past_troubles) > PAST_TROUBLES:
+                del self._past_troubles[next(iter(self._past_troubles))]
             self._progressed = now
             self._changed.notify_all()
-        logger.info(
-            "over: %s (%d times in %.0f s)",
-            trouble.what,
-            trouble.count,
-            now - trouble.first,
-            extra={"trouble": key, "count": trouble.count},
-        )
+        if trouble.said:
+            sentence = f"over: {trouble.what} ({trouble.count} times in {now - trouble.first:.0f} s)"
+            logger.info("%s", sentence, extra={"trouble": key})
         return True
 
     def troubles(self) -> Tuple[Trouble, ...]:

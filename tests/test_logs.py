@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Tuple
 
 import pytest
 
-from flusso_sync.logs import Logs, QueuedHandler, configure, parse_levels, redact
+from flusso_sync.logs import Logs, QueuedHandler, Repeats, configure, parse_levels, redact
 from tests.waiting import wait_for
 
 
@@ -129,6 +129,29 @@ def test_filters_apply_to_their_module_alone_and_others_speak_from_warnings_up()
         assert [line.rpartition(": ")[2] for line in pipe.lines()] == ["wanted", "wanted, too"]
 
 
+def test_other_packages_say_the_same_warning_once_a_minute_and_ours_always(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [1000.0]
+    repeats = Repeats()
+    monkeypatch.setattr("flusso_sync.logs.monotonic", lambda: clock[0])
+
+    def passes(name: str, level: int, message: str) -> bool:
+        record = logging.makeLogRecord({"name": name, "levelno": level, "msg": message})
+        passed = repeats.filter(record)
+        left_out.append(getattr(record, "left_out", 0))
+        return bool(passed)
+
+    left_out: List[int] = []
+    assert [passes("otel", logging.ERROR, "export failed") for _ in range(5)] == [True] + [False] * 4
+    assert passes("otel", logging.ERROR, "something else")
+    assert all(passes("otel", logging.INFO, "export failed") for _ in range(5))
+    assert all(passes("flusso_sync.engine", logging.ERROR, "export failed") for _ in range(5))
+    assert set(left_out) == {0}
+    clock[0] += 61
+    assert passes("otel", logging.ERROR, "export failed")
+    assert left_out[-1] == 4
+    assert not passes("otel", logging.ERROR, "export failed")
+
+
 def test_a_word_that_means_nothing_is_said() -> None:
     with logging_to_pipe(FLUSSO_LOG="engine=loud", FLUSSO_LOG_FORMAT="xml") as pipe:
         text = pipe.text()
@@ -231,8 +254,8 @@ def test_a_record_that_cannot_be_formatted_is_reported_and_not_raised() -> None:
     # Handed to the handler directly: pytest's own handler raises what it cannot format.
     with logging_to_pipe() as pipe:
         (handler,) = [h for h in logging.getLogger().handlers if isinstance(h, QueuedHandler)]
-        handler.handle(logging.makeLogRecord({"name": "one", "msg": "%d", "args": ("text",)}))
-        handler.handle(logging.makeLogRecord({"name": "two", "msg": "%s", "args": (Broken(),)}))
+        handler.handle(logging.makeLogRecord({"name": "one", "levelno": 20, "msg": "%d", "args": ("text",)}))
+        handler.handle(logging.makeLogRecord({"name": "two", "levelno": 20, "msg": "%s", "args": (Broken(),)}))
         lines = pipe.lines()
     assert len(lines) == 2
     assert all("cannot be formatted" in line for line in lines)

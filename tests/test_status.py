@@ -213,6 +213,27 @@ def test_trouble_is_logged_first_then_at_doubling_intervals_then_once_when_over(
     assert [record.getMessage() for record in caplog.records] == ["over: primary is away (1000 times in 1000 s)"]
 
 
+def test_a_flapping_trouble_is_logged_at_doubling_intervals_too(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flusso_sync.status")
+    status = Status()
+    for _ in range(1000):
+        status.trouble("sink", "asks to wait")
+        clock.now += 0.5
+        status.clear_trouble("sink")
+        clock.now += 0.5
+        assert not status.troubles()
+    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert len(said) == 7
+    assert said[1] == "asks to wait (came back 10 times)"
+    assert len(caplog.records) == 14, "each that was said is also said to be over"
+    caplog.clear()
+    clock.now += 100
+    status.trouble("sink", "asks to wait")
+    assert [record.getMessage() for record in caplog.records] == ["asks to wait"]
+
+
 def test_another_run_keeps_counters_and_forgets_threads_and_changes_in_flight(clock: Clock) -> None:
     status = live(Status(["users"]))
     status.captured(10)
