@@ -17,6 +17,9 @@ pytest_plugins = [name for name in SERVERS if find_spec(name) is not None]
 #: A fixture that needs a real server gives its test that server's marker.
 MARKERS = {"postgres": "pg", "database": "pg", "opensearch": "opensearch"}
 
+#: From cheap to dear.
+COSTS = ("pg", "opensearch", "fault", "slow")
+
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("here", deadline=None)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
@@ -28,6 +31,8 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
         for fixture in getattr(item, "fixturenames", ()):
             if fixture in MARKERS:
                 item.add_marker(MARKERS[fixture])
+    # What needs no server answers first; the order inside each group stays.
+    items.sort(key=lambda item: max((place for place, name in enumerate(COSTS, 1) if name in item.keywords), default=0))
 
 
 @pytest.fixture(autouse=True)
