@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from typing import Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple
+from typing import Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 from flusso_sync.backoff import Backoff, Stopped, delay_wish
 from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
@@ -75,6 +75,9 @@ class SinkWriter:
         self._build_bytes = 0
         self._builds_in_flight = 0
         self._live_at = float("-inf")
+        #: Indexes with live writes that no refresh has made searchable yet.
+        self._dirty: Set[str] = set()
+        self._refreshing = False
         self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
 
     # -- the engine's side ------------------------------------------------------------------------
@@ -147,10 +150,15 @@ class SinkWriter:
             taken = self._take()
             if taken is None:
                 return
+            if isinstance(taken, set):
+                self._refresh(taken)
+                continue
             writes, build = taken
             try:
-                refresh = not build and self._caught_up() and not self._live
-                self._send(writes, refresh)
+                self._send(writes)
+                if not build:
+                    with self._changed:
+                        self._dirty.update(write.index for write in writes)
             finally:
                 with self._changed:
                     if build:
@@ -177,13 +185,30 @@ class SinkWriter:
         else:
             self._live_bytes -= weight
 
-    def _take(self) -> Optional[Tuple[List[Write], bool]]:
-        """The writes of the next request, their lanes taken; None at stop."""
+    def _refresh(self, indexes: Set[str]) -> None:
+        """Make what was written searchable now, because nothing more is on its way."""
+        try:
+            self.sink.refresh(sorted(indexes))
+        except SinkUnavailable as error:
+            # The writes are durable; the sink's own interval refreshes them if we cannot.
+            log.debug("sink %s was not refreshed: %s", self.sink.name, error)
+        finally:
+            with self._changed:
+                self._refreshing = False
+                self._changed.notify_all()
+
+    def _take(self) -> "Union[Tuple[List[Write], bool], Set[str], None]":
+        """The writes of the next request, their lanes taken, or the indexes to refresh; None at stop."""
         with self._changed:
             while not self._stop.is_set():
                 writes = self._collect(self._live)
                 if writes:
                     return writes, False
+                if self._dirty and not self._refreshing and self._caught_up():
+                    # One refresh at a time: meanwhile the other requests write on.
+                    indexes, self._dirty = self._dirty, set()
+                    self._refreshing = True
+                    return indexes
                 if self._build and self._builds_in_flight < self._build_limit():
                     writes = self._collect(self._build)
                     if writes:
@@ -224,20 +249,20 @@ class SinkWriter:
         source.extendleft(reversed(blocked))
         return taken
 
-    def _send(self, writes: List[Write], refresh: bool) -> None:
+    def _send(self, writes: List[Write]) -> None:
         """Carry ``writes`` out to the end, whatever it takes; releases their tokens."""
         backoff = Backoff()
         trouble = f"sink {self.sink.name}"
         troubled = False
         while writes:
             try:
-                failures = self.sink.write(writes, refresh=refresh)
+                failures = self.sink.write(writes)
             except PayloadTooLarge as error:
                 if len(writes) == 1:
                     self._reject([(writes[0], error.message)], Counter({writes[0].index: 1}))
                     return
                 half = len(writes) // 2
-                self._send(writes[:half], refresh)
+                self._send(writes[:half])
                 writes = writes[half:]
                 continue
             except SinkUnavailable as error:

@@ -128,6 +128,12 @@ class Sink(Protocol):
         Returns its number.  An unfinished generation left by an earlier run is removed.
         """
 
+    def refresh(self, indexes: Sequence[str]) -> None:
+        """Make everything written to the readable generations of ``indexes`` found by search now.
+
+        Called when no more writes are on their way; a sink whose writes are seen at once does nothing.
+        """
+
     def write(self, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
         """Carry out one request.  Writes not named in the answer are durable.
 
