@@ -1,0 +1,111 @@
+"""A whole deployment for a test: a case's database, the daemon over it, OpenSearch behind it, the oracle beside it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import psycopg
+
+from tests.cases import Case
+from tests.fix_daemon import CHECKOUT, DaemonProcess, MakeDaemon
+from tests.oracle.compare import Difference, compare, explain, read_opensearch
+from tests.oracle.documents import evaluate_all
+from tests.postgres_server import Database
+from tests.waiting import wait_for
+
+
+def lsn_number(text: str) -> int:
+    high, low = text.split("/")
+    return (int(high, 16) << 32) | int(low, 16)
+
+
+class Deployment:
+    """``start`` it as often as needed; ``settle`` and ``differences`` are the oracle's question and answer."""
+
+    def __init__(
+        self,
+        database: Database,
+        opensearch: str,
+        prefix: str,
+        case: Case,
+        make_daemon: MakeDaemon,
+        *,
+        source_url: Optional[str] = None,
+        settings: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        self.database = database
+        self.opensearch = opensearch
+        self.prefix = prefix
+        self.case = case
+        self.slot = f"flusso_{database.name}"[:60]
+        self._make = make_daemon
+        self._daemon: Optional[DaemonProcess] = None
+        self.config: Dict[str, Any] = {
+            "prefix": prefix,
+            "source": {
+                "type": "postgres",
+                "connection_url": source_url or database.url,
+                "slot": self.slot,
+                "publication": self.slot,
+            },
+            "sinks": {"search": {"type": "opensearch", "url": opensearch, "number_of_replicas": 0}},
+            "index": [{"name": name, "schema": str(path)} for name, path in case.indexes.items()],
+            **(settings or {}),
+        }
+
+    def start(self, guards: Sequence[str] = (), gate: Optional[Path] = None, **env: str) -> DaemonProcess:
+        """Start the daemon, with functions of ``tests/guards.py`` applied."""
+        variables = {"PYTHONPATH": str(CHECKOUT), **env}
+        if gate is not None:
+            variables["FLUSSO_TEST_GATE"] = str(gate)
+        if self._daemon is None:
+            self._daemon = self._make(self.config, None, env=variables, start=False)
+        daemon = self._daemon
+        daemon.env.update(variables)
+        daemon.command = [sys.executable, "-m", "tests.launch", ",".join(guards)]
+        return daemon.start()
+
+    @property
+    def daemon(self) -> DaemonProcess:
+        assert self._daemon is not None
+        return self._daemon
+
+    def position(self) -> int:
+        """The end of the WAL now."""
+        (row,) = self.database.execute("SELECT pg_current_wal_lsn()::text")
+        return lsn_number(row[0])
+
+    def confirmed(self) -> int:
+        rows = self.database.execute(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = %s", [self.slot]
+        )
+        return lsn_number(rows[0][0]) if rows and rows[0][0] else 0
+
+    def settle(self, timeout: float = 90.0) -> None:
+        """Wait until every index is built and everything committed up to now is confirmed."""
+        self.daemon.wait_until_live(timeout)
+        position = self.position()
+        self.daemon.wait_for(lambda: self.confirmed() >= position, timeout, "everything committed is confirmed")
+
+    def expected(self) -> Dict[str, Any]:
+        with psycopg.connect(self.database.url, autocommit=True) as connection:
+            return dict(evaluate_all(connection, self.case.indexes))
+
+    def differences(self) -> Dict[str, List[Difference]]:
+        """Index -> differences between OpenSearch and the rows; only indexes that have any."""
+        found: Dict[str, List[Difference]] = {}
+        for name, documents in self.expected().items():
+            differences = compare(documents, read_opensearch(self.opensearch, self.prefix + name))
+            if differences:
+                found[name] = differences
+        return found
+
+    def assert_right(self) -> None:
+        found = self.differences()
+        assert not found, "\n".join(explain(differences, name) for name, differences in found.items())
+
+
+def wait_for_file(path: Path, timeout: float = 30.0) -> None:
+    wait_for(path.exists, timeout, f"{path.name} exists")
