@@ -57,6 +57,10 @@ def _at_least_one(value: Any) -> Any:
     return 1 if value == 0 and isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+def _clamped_size(value: Any) -> Any:
+    return _at_least_one(parse_size(value))
+
+
 def _address(value: Any) -> Any:
     if isinstance(value, Address):
         return value
@@ -94,9 +98,7 @@ Identifier = Annotated[str, BeforeValidator(_identifier)]
 Name = Annotated[str, BeforeValidator(_plain)]
 SlotName = Annotated[str, BeforeValidator(_slot)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, le=U64), WithJsonSchema(_SIZE_SCHEMA)]
-ClampedSize = Annotated[
-    int, BeforeValidator(_at_least_one), BeforeValidator(parse_size), Field(le=U64, ge=0), WithJsonSchema(_SIZE_SCHEMA)
-]
+ClampedSize = Annotated[int, BeforeValidator(_clamped_size), Field(ge=0, le=U64), WithJsonSchema(_SIZE_SCHEMA)]
 ClampedCount = Annotated[int, BeforeValidator(_at_least_one), Field(ge=0, le=U32)]
 ClampedSeconds = Annotated[float, BeforeValidator(_at_least_one), Field(ge=0, le=U64, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=U32)]
