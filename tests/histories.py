@@ -121,6 +121,19 @@ def read_tables(connection: psycopg.Connection[Any], case: Case) -> List[Writabl
     return tables
 
 
+#: The n-th key to come, by type.
+_FRESH: Dict[str, Callable[[int, int], str]] = {
+    "uuid": lambda n, seed: str(uuid.uuid5(uuid.NAMESPACE_OID, f"{seed}/{n}")),
+    "text": lambda n, seed: f"w{n}{':%ü'[n % 4 : n % 4 + 1]}{seed}",
+    "numeric": lambda n, seed: f"{n}.50",
+    "bytea": lambda n, seed: f"\\x{n:04x}",
+    "date": lambda n, seed: f"2030-{n % 12 + 1:02d}-{n % 28 + 1:02d}",
+    "time": lambda n, seed: f"07:{n:02d}:00.5",
+    "timestamp": lambda n, seed: f"2030-01-01 07:{n:02d}:00.5",
+    "timestamptz": lambda n, seed: f"2030-01-01 07:{n:02d}:00.5-05:30",
+}
+
+
 def _fresh_keys(types: List[Type], keys: List[KeyValue], seed: int) -> List[KeyValue]:
     """Keys that no row has yet; none where we cannot make up a value of the type."""
     if len(types) != 1:
@@ -130,11 +143,8 @@ def _fresh_keys(types: List[Type], keys: List[KeyValue], seed: int) -> List[KeyV
         first = max((int(key[0] or 0) for key in keys), default=0) + 1
         last = {"int2": 32767}.get(type_.name, first + 10**6)
         return [(str(n),) for n in range(first, min(first + FRESH_KEYS + len(keys) // 4, last + 1))]
-    if type_.name == "uuid":
-        return [(str(uuid.uuid5(uuid.NAMESPACE_OID, f"{seed}/{n}")),) for n in range(FRESH_KEYS)]
-    if type_.name in TEXTS:
-        return [(f"w{n}{':%ü'[n % 4 : n % 4 + 1]}{seed}",) for n in range(FRESH_KEYS)]
-    return []
+    make = _FRESH.get("text" if type_.name in TEXTS else "" if type_.labels else type_.name)
+    return [] if make is None else [(make(n, seed),) for n in range(FRESH_KEYS)]
 
 
 def _pool(type_: Type, held: Set[Optional[str]]) -> List[Optional[str]]:

@@ -123,7 +123,7 @@ def test_documents_equal_the_oracle_before_and_after_every_change(database: Data
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_documents_equal_the_oracle_after_a_random_history(database: Database, case: Case, seed: int) -> None:
     case.load(database.url)
     Writer(database.url, seed, case, limit=800).start().join(60)

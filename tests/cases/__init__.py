@@ -67,6 +67,12 @@ class Case:
         return (self.folder / name).read_text(encoding="utf-8")
 
 
-THIRTY = Case("thirty")
+#: A small web shop, for quick tests; scales.
 SHOP = Case("shop")
-CASES = [SHOP, THIRTY]
+#: Thirty kinds of field and more of change, all within what flusso itself reads.
+THIRTY = Case("thirty")
+#: An index for every type a key may have.
+KEYS = Case("keys")
+#: What goes beyond flusso: composite keys, doc_id, quoted names, other schemas, partitions, references.
+BEYOND = Case("beyond")
+CASES = [SHOP, THIRTY, KEYS, BEYOND]
