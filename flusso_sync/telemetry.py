@@ -19,7 +19,7 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
-from opentelemetry.sdk.metrics.view import ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
@@ -85,7 +85,9 @@ class Telemetry:
                 View(
                     instrument_name="flusso.flush.duration",
                     aggregation=ExplicitBucketHistogramAggregation(FLUSH_BUCKETS_SECONDS),
-                )
+                ),
+                # Some versions of the SDK measure themselves.
+                View(instrument_name="otel.*", aggregation=DropAggregation()),
             ],
             # At exit it would wait for a collector that is not there; shutdown() is bounded.
             shutdown_on_exit=False,

@@ -216,8 +216,8 @@ def test_a_password_whose_variable_is_unset_is_3(start: Start, tmp_path: Path) -
         (("--nonsense",), {}, "--nonsense"),
         ((), {"FLUSSO_SKIP_BACKFILL": "1"}, "FLUSSO_SKIP_BACKFILL"),
         ((), {"FLUSSO_PRETTY": "yes"}, "FLUSSO_PRETTY"),
-        ((), {"FLUSSO_MANAGE_PUBLICATION": "1"}, "FLUSSO_MANAGE_PUBLICATION"),
-        ((), {"FLUSSO_MANAGE_REPLICA_IDENTITY": "True"}, "FLUSSO_MANAGE_REPLICA_IDENTITY"),
+        ((), {"FLUSSO_MANAGE_PUBLICATION": "1"}, "--manage-publication"),
+        ((), {"FLUSSO_MANAGE_REPLICA_IDENTITY": "True"}, "--manage-replica-identity"),
     ],
 )
 def test_wrong_usage_is_2_and_names_the_flag_or_variable(
