@@ -49,6 +49,7 @@ def test_settings_are_seen_by_the_next_connection_and_reset(postgres: PostgresSe
     assert database.execute("SHOW work_mem") == [("4MB",)]
 
 
+@pytest.mark.pg
 def test_own_server_survives_a_crash_and_leaves_nothing(tmp_path: Path) -> None:
     with start_postgres(wal_sender_timeout="5s", fsync="on") as server:
         mine = Database(server, server.create_database("mine"))

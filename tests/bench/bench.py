@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
 from tests.bench import shop
-from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool
+from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
 from tests.bench.documents import Source, settings
 from tests.fix_daemon import DaemonProcess, MakeDaemon, daemons
 from tests.fix_opensearch import start_node
@@ -27,6 +28,7 @@ RUNS = [*shop.INDEXES, "all"]
 PATIENCE_SECONDS = 1800.0
 #: Every so many documents one is compared word for word.
 SAMPLE_EVERY = 997
+WARM_UP_DOCUMENTS = 30_000
 
 
 class Built(NamedTuple):
@@ -124,7 +126,10 @@ def measure(runs: List[str], users: int, say: Any) -> Dict[str, Any]:
             rows = shop.fill(connection, users)
         say("shop: " + ", ".join(f"{n:,} {table}" for table, n in rows._asdict().items()))
         make: MakeDaemon = stack.enter_context(daemons(folder / "daemons"))
-        ceilings: Dict[str, Ceiling] = {}
+        warm = make(configuration(url, node_url, "all"), name="warm", start=False)
+        with Source(warm.folder / "flusso.yaml", url) as source:
+            documents = itertools.islice(source.documents("orders"), WARM_UP_DOCUMENTS)
+            warm_up(node, spool(documents, folder / "warm"))
         for run in runs:
             indexes = shop.INDEXES if run == "all" else (run,)
             with server.connect("shop") as connection:
@@ -135,11 +140,9 @@ def measure(runs: List[str], users: int, say: Any) -> Dict[str, Any]:
             with server.connect("shop") as connection:
                 connection.execute("SELECT pg_drop_replication_slot(%s)", [f"bench_{run}"])
             with Source(daemon.folder / "flusso.yaml", url) as source:
-                for index in indexes:
-                    # Also when known already from an earlier run: the comparison is what makes this run count.
-                    ceilings[index] = ceiling(source, node, run, index, rows.documents[index], folder / "spool")
+                ceilings = [ceiling(source, node, run, i, rows.documents[i], folder / "spool") for i in indexes]
             node.call("DELETE", f"/{prefix(run)}*")
-            figures[run] = _figures(built, [ceilings[index] for index in indexes])
+            figures[run] = _figures(built, ceilings)
             say(_line(run, figures[run]))
     return figures
 

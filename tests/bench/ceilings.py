@@ -87,49 +87,62 @@ def spool(documents: Iterator[Tuple[str, bytes]], folder: Path) -> List[Path]:
     return files
 
 
+def load(node: Node, index: str, files: List[Path]) -> float:
+    """Bulk-load ``files`` into ``index`` over two connections and refresh; returns the seconds."""
+    waiting = list(reversed(files))
+    lock = threading.Lock()
+    problems: List[str] = []
+
+    def work() -> None:
+        connection = node.connect()
+        headers = {"Content-Type": "application/x-ndjson"}
+        while not problems:
+            with lock:
+                if not waiting:
+                    break
+                file = waiting.pop()
+            connection.request("POST", f"/{index}/_bulk?filter_path=errors", file.read_bytes(), headers)
+            answer = connection.getresponse()
+            data = answer.read()
+            if answer.status != 200 or json.loads(data)["errors"]:
+                problems.append(f"bulk load refused: {answer.status} {data[:300]!r}")
+        connection.close()
+
+    threads = [threading.Thread(target=work, name=f"bench-bulk-{n}") for n in range(CONNECTIONS)]
+    begin = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if problems:
+        raise RuntimeError(problems[0])
+    node.call("POST", f"/{index}/_refresh")
+    return time.perf_counter() - begin
+
+
 def bulk_seconds(node: Node, like: str, files: List[Path]) -> Tuple[int, float]:
     """Documents and seconds of loading ``files`` into a fresh index made like ``like``, refreshed at the end.
 
     Same mapping, analysis, shards and durability; no replicas and no refresh meanwhile, as in the daemon's build.
     """
-    target = "ceiling"
+    target = f"{like}_ceiling"
     definition = next(iter(node.call("GET", f"/{like}").values()))
     settings = {k: v for k, v in definition["settings"]["index"].items() if k not in _OWN}
     settings.update(refresh_interval="-1", number_of_replicas="0")
     node.call("PUT", f"/{target}", {"settings": {"index": settings}, "mappings": definition["mappings"]})
     try:
-        waiting = list(reversed(files))
-        lock = threading.Lock()
-        problems: List[str] = []
-
-        def load() -> None:
-            connection = node.connect()
-            headers = {"Content-Type": "application/x-ndjson"}
-            while not problems:
-                with lock:
-                    if not waiting:
-                        break
-                    file = waiting.pop()
-                connection.request("POST", f"/{target}/_bulk?filter_path=errors", file.read_bytes(), headers)
-                answer = connection.getresponse()
-                data = answer.read()
-                if answer.status != 200 or json.loads(data)["errors"]:
-                    problems.append(f"bulk load refused: {answer.status} {data[:300]!r}")
-            connection.close()
-
-        threads = [threading.Thread(target=load, name=f"bench-bulk-{n}") for n in range(CONNECTIONS)]
-        begin = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if problems:
-            raise RuntimeError(problems[0])
-        node.call("POST", f"/{target}/_refresh")
-        seconds = time.perf_counter() - begin
+        seconds = load(node, target, files)
         return node.count(target), seconds
     finally:
         node.call("DELETE", f"/{target}")
+
+
+def warm_up(node: Node, files: List[Path]) -> None:
+    """Have a young JVM compile what bulk requests use, so that whoever is measured first is not measured cold."""
+    for _ in range(2):
+        node.call("PUT", "/warm_up", {"settings": {"number_of_replicas": 0}})
+        load(node, "warm_up", files)
+        node.call("DELETE", "/warm_up")
 
 
 def difference(node: Node, index: str, documents: Mapping[str, bytes], rows: int) -> Optional[str]:
