@@ -51,8 +51,7 @@ class DefaultBackends:
                 manage_publication=manage,
                 manage_replica_identity=source.manage_replica_identity,
                 on_gap=source.on_gap,
-                # Not managed means: the operator looks after it, as in flusso (settled.md section 4).
-                on_blind_table=source.on_blind_table if manage else "warn",
+                on_blind_table=source.on_blind_table,
             ),
         )
         documents = PostgresDocuments(

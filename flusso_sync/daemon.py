@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Dict, Iterator, Mapping, Optional, Protocol, S
 from flusso_sync.backoff import Backoff, Stopped
 from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.source import SourceParts
-from flusso_sync.errors import FlussoError, SyncStopped
+from flusso_sync.errors import FlussoError, SchemaDrift, SyncStopped
 from flusso_sync.observer import FanOut, Observer, StatusObserver
 from flusso_sync.pipeline import Pipeline, PipelineOptions
 from flusso_sync.schema.plan import IndexPlan
@@ -170,6 +170,8 @@ class RunningDaemon:
         self._parts: Optional[Tuple[SourceParts, Mapping[str, Sink]]] = None
         self._pipeline: Optional[Pipeline] = None
         self._used = False
+        #: Indexes that the next pipeline must build anew, with the reason.
+        self._rebuild: Dict[str, str] = {}
         self._stop = threading.Event()
         self._ended = threading.Event()
 
@@ -203,10 +205,12 @@ class RunningDaemon:
                     return
                 except FlussoError as error:
                     self._observer.on_error(error)
-                    if not error.transient or stop.is_set():
+                    if not (error.transient or error.relay) or stop.is_set():
                         raise SyncStopped(error) from error
-                    log.warning("the pipeline is laid anew: %s", error)
                     self._status.reset_for_run()
+                    self._status.trouble("pipeline", f"the pipeline is laid anew: {error.message}", error.hint or "")
+                    if isinstance(error, SchemaDrift):
+                        self._rebuild.update((index, error.message) for index in error.indexes)
                     try:
                         backoff.wait(stop)
                     except Stopped:
@@ -227,7 +231,14 @@ class RunningDaemon:
             raise AssertionError("no parts were made")
         source, sinks = parts
         self._pipeline = Pipeline(
-            self._plans, source, sinks, self._policies(), self._pipeline_options(), self._status, self._observer
+            self._plans,
+            source,
+            sinks,
+            self._policies(),
+            self._pipeline_options(),
+            self._status,
+            self._observer,
+            rebuild=self._rebuild,
         )
         self._pipeline.run(stop)
 

@@ -44,7 +44,10 @@ class FlussoError(Exception):
     """
 
     exit_code: int = EXIT_INTERNAL
+    #: Waiting and calling again may heal it.
     transient: bool = False
+    #: Laying the whole pipeline anew may heal it: what was found at its start is no longer true.
+    relay: bool = False
 
     def __init__(self, message: str, *, hint: Optional[str] = None, **facts: Any) -> None:
         super().__init__(message)
@@ -109,9 +112,13 @@ class SourceRefused(SourceError):
 class SlotMissing(SourceError):
     """The replication slot we recorded is gone: a gap."""
 
+    relay = True
+
 
 class SlotLost(SourceError):
     """The slot's WAL was removed by the server (``wal_status`` lost): a gap."""
+
+    relay = True
 
 
 class SlotInUse(SourceError):
@@ -129,7 +136,18 @@ class BlindTable(SourceError):
 
 
 class SchemaDrift(SourceError):
-    """A table no longer has the shape its index was planned with."""
+    """A table no longer has the shape its index was planned with.
+
+    ``indexes``, where known, are those that must be planned and built anew.
+    """
+
+    @property
+    def indexes(self) -> Sequence[str]:
+        return tuple(self.facts.get("changed", ()))
+
+    @property
+    def relay(self) -> bool:  # type: ignore[override]
+        return bool(self.indexes)
 
 
 class Gap(SourceError):
@@ -195,6 +213,8 @@ class IndexMissing(SinkError):
 
     ``index`` is the logical name.
     """
+
+    relay = True
 
 
 class DocumentRejected(SinkError):

@@ -73,7 +73,11 @@ class Pipeline:
         options: PipelineOptions,
         status: Status,
         observer: FanOut,
+        *,
+        rebuild: Optional[Dict[str, str]] = None,
     ) -> None:
+        #: Index -> reason; emptied once their new generations are begun.
+        self._wanted_rebuilds: Dict[str, str] = {} if rebuild is None else rebuild
         self._plans = tuple(plans)
         self._capture = parts.capture
         self._documents = parts.documents
@@ -149,7 +153,7 @@ class Pipeline:
         self._recorded = prepared.position
         missing = self._ensure(stateful or self._sinks, stop)
         every = {plan.name: list(self._sinks) for plan in self._plans}
-        rebuild: Dict[str, str] = dict(prepared.rebuild)
+        rebuild: Dict[str, str] = {**self._wanted_rebuilds, **prepared.rebuild}
         if prepared.gap is not None:
             rebuild = {name: prepared.gap for name in every}
         for name, sink in self._sinks.items():
@@ -169,6 +173,7 @@ class Pipeline:
             if plan.name not in builds and status.index_state(plan.name) is not IndexState.SKIPPED:
                 status.set_index_state(plan.name, IndexState.SEEDED)
         self._begin(builds, {**{name: list(self._sinks) for name in rebuild}, **missing}, stop)
+        self._wanted_rebuilds.clear()
         if prepared.gap is not None:
             # Only now: a crash before every rebuild was begun must find the gap again.
             self._write_record(prepared.position, stop)
@@ -329,6 +334,7 @@ class Pipeline:
             ):
                 live = True
                 self._first_builds.clear()
+                self._status.clear_trouble("pipeline")
                 self._observer.on_live_started()
             if seeding.idle:
                 if self._gap:

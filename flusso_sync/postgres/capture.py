@@ -17,7 +17,7 @@ import psycopg
 
 from flusso_sync.backoff import Backoff, Stopped
 from flusso_sync.engine.source import Capture, ChangeRun, Emit, Prepared, Record, SourceIdentity
-from flusso_sync.errors import BlindTable, Gap, SlotLost, SlotMissing, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.errors import BlindTable, Gap, SourceError, SourceRefused, SourceUnavailable
 from flusso_sync.postgres import identity, publication, slot
 from flusso_sync.postgres.catalog import Catalog, Relation, read_catalog
 from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
@@ -267,10 +267,6 @@ class PostgresCapture(Capture):
         while not stop.is_set():
             try:
                 self._stream_once(emit, stop, works)
-            except (SlotMissing, SlotLost) as error:
-                # The pipeline is laid anew: preparing it finds the gap and answers as configured.
-                error.transient = True
-                raise
             except SourceError as error:
                 if not error.transient:
                     raise

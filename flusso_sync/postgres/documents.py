@@ -112,6 +112,7 @@ class PostgresDocuments(Documents):
         self._statements: Dict[str, IndexStatements] = {}
         self._traces: Dict[Table, List[Trace]] = {}
         self._uses: Dict[Table, List[str]] = {}
+        self._users: Dict[int, List[str]] = {}
         self._lock_statement = ""
         self._shape: Optional[Shape] = None
         self._sizes: Dict[str, float] = {}
@@ -136,6 +137,7 @@ class PostgresDocuments(Documents):
         finally:
             connection.close()
         traces: List[Trace] = []
+        self._uses = {}
         for plan in plans:
             bound = bind(plan, catalog)
             self._bound[plan.name] = bound
@@ -144,6 +146,7 @@ class PostgresDocuments(Documents):
             for table in tables(plan):
                 self._uses.setdefault(table, []).append(plan.name)
         self._traces = by_table(traces)
+        self._users = {catalog.tables[table].oid: users for table, users in self._uses.items()}
         self._lock_statement = lock_statement(needed) + " NOWAIT"
         bound_plans = [bound.plan for bound in self._bound.values()]
         self._shape = shape_of(catalog, table_uses(bound_plans, catalog.primary_keys).values())
@@ -273,7 +276,9 @@ class PostgresDocuments(Documents):
         if changed:
             self._abandon(connection)
             raise SchemaDrift(
-                f"no longer as planned: {', '.join(shape.differences(changed))}", hint="The plan is made again"
+                f"no longer as planned: {', '.join(shape.differences(changed))}",
+                hint="The plan is made again, and what is read from there is rebuilt",
+                changed=sorted({index for row in changed for index in self._users.get(row[0], ())}),
             )
         if row is None:
             raise AssertionError("a snapshot was not told")
