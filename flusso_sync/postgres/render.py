@@ -291,6 +291,9 @@ def key_text(expression: str, type_: Type) -> str:
             return f"COALESCE({_moment(expression, type_.base)}, ({expression})::pg_catalog.text)"
         if type_.base == "timetz":
             return _plain(expression, type_.base)
+        if type_.base in ("inet", "cidr"):
+            # Its cast to text adds a netmask that its output, and so the document, does not have.
+            return f"pg_catalog.concat({expression})"
     return f"({expression})::pg_catalog.text"
 
 

@@ -96,6 +96,8 @@ class IndexStatements:
     key's index: (shown, rows so far, id, k key texts), one row for each document and in any case one for the
     last root row, whose ``shown`` may be false.  No rows at all: the end.
 
+    ``ids``: k arrays ``text[]`` of key texts; one row for each key in the order given: (id).
+
     ``estimate``: no parameters; one row: about how many root rows there are, NULL when nobody knows.
     """
 
@@ -106,6 +108,7 @@ class IndexStatements:
     range_after: str
     chunk_first: str
     chunk_after: str
+    ids: str
     estimate: str
 
 
@@ -120,6 +123,7 @@ def compile_statements(bound: BoundIndex) -> IndexStatements:
         range_after=compiler.range(after=True),
         chunk_first=compiler.chunk(after=False),
         chunk_after=compiler.chunk(after=True),
+        ids=compiler.ids(),
         estimate=compiler.estimate(),
     )
 
@@ -186,6 +190,13 @@ FROM (
         ) AS r ON true
     ) AS s
 ) AS d"""
+
+    def ids(self) -> str:
+        """The ids of keys whose rows need not, or cannot, be read."""
+        keys = [(f"(k.key{place})::{type_.sql}", type_) for place, type_ in enumerate(self._types, 1)]
+        arrays = ", ".join(f"pg_catalog.unnest(${place}::pg_catalog.text[])" for place in range(1, len(keys) + 1))
+        names = ", ".join(f"key{place}" for place in range(1, len(keys) + 1))
+        return f"SELECT {id_of(keys)} FROM ROWS FROM ({arrays}) WITH ORDINALITY AS k({names}, ordinal) ORDER BY k.ordinal"
 
     def range(self, *, after: bool) -> str:
         root = self._root()
