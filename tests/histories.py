@@ -91,6 +91,7 @@ def read_tables(connection: psycopg.Connection[Any], case: Case) -> List[Writabl
     for schema in schemas:
         for link in schema.links():
             references[link.table][Reference(link.columns, link.target, link.target_columns)] = None
+    delicate = {place for schema in schemas for place in schema.delicate()}
     tables = []
     with snapshot(connection) as rows:
         for number, name in enumerate(names):
@@ -115,7 +116,10 @@ def read_tables(connection: psycopg.Connection[Any], case: Case) -> List[Writabl
                     ],
                     keys,
                     _fresh_keys(key_columns, keys, number),
-                    {name: _pool(type_, {row[name] for row in table.rows}) for name, type_ in table.types.items()},
+                    {
+                        column: _pool(type_, {row[column] for row in table.rows}, (name, column) in delicate)
+                        for column, type_ in table.types.items()
+                    },
                 )
             )
     return tables
@@ -147,10 +151,13 @@ def _fresh_keys(types: List[Type], keys: List[KeyValue], seed: int) -> List[KeyV
     return [] if make is None else [(make(n, seed),) for n in range(FRESH_KEYS)]
 
 
-def _pool(type_: Type, held: Set[Optional[str]]) -> List[Optional[str]]:
-    """Values a column may get: a sample of those it holds, and some that anything of its type takes."""
+def _pool(type_: Type, held: Set[Optional[str]], delicate: bool) -> List[Optional[str]]:
+    """Values a column may get: a sample of those it holds, and some that anything of its type takes.
+
+    A delicate column gets only the former: a sink must not refuse a document for a value of ours.
+    """
     values: List[Optional[str]] = list(sorted(value for value in held if value is not None)[:POOL_VALUES])
-    if type_.array:
+    if type_.array or delicate:
         return values
     if type_.labels:
         return list(type_.labels)

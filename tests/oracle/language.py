@@ -104,19 +104,28 @@ class Schema:
             found[self.table(node["table"])] = None
         return list(found)
 
-    def relations(
+    def nodes(
         self, fields: Optional[List[Node]] = None, scope: Optional[TableName] = None
     ) -> Iterator[Tuple[TableName, Node]]:
-        """Every join and aggregate with the table of the row it starts from, depth first."""
+        """Every field with the table of the row it starts from, depth first."""
         scope = scope or self.root
         for node in self.fields if fields is None else fields:
-            kind = kind_of(node)
-            if kind == "object":
-                yield from self.relations(node["fields"], scope)
-            elif kind in JOINS or kind in AGGREGATES:
-                yield scope, node
-                if kind in JOINS:
-                    yield from self.relations(node["fields"], self.table(node["table"]))
+            yield scope, node
+            if "fields" in node:
+                inner = scope if kind_of(node) == "object" else self.table(node["table"])
+                yield from self.nodes(node["fields"], inner)
+
+    def relations(self) -> Iterator[Tuple[TableName, Node]]:
+        """Every join and aggregate, likewise."""
+        return ((scope, node) for scope, node in self.nodes() if kind_of(node) in JOINS | AGGREGATES)
+
+    def delicate(self) -> Set[Tuple[TableName, str]]:
+        """Columns that not every text fits in: those that name documents, and places written as text."""
+        found = {(self.root, name) for name in self.doc_id}
+        for scope, node in self.nodes():
+            if kind_of(node) == "geo" and "lat" not in node:
+                found.add((scope, column(node.get("column") or name_of(node))))
+        return found
 
     def links(self) -> List[Link]:
         """Which columns of which table hold keys of which other table, according to the relations."""
