@@ -25,6 +25,8 @@ from tests.postgres_server import NoPostgres, die_with_parent, make_folder, star
 FLUSSOD = Path(__file__).resolve().parents[2] / "bin" / "flussod"
 CHANGES_PER_SECOND = 3.0
 STOP_SECONDS = 10.0
+#: Documents shown of those that one change brings; a product's may be dozens.
+SHOWN = 4
 
 #: What happens in a shop; ``{table}`` is the id of one of its rows.
 CHANGES = [
@@ -72,8 +74,17 @@ class Documents:
         self._expected = expected
         self._screen = screen
         self._counts: collections.Counter[str] = collections.Counter()
+        self._arrived = 0
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._read, name="demo-documents", daemon=True)
         self._thread.start()
+
+    def next_change(self) -> None:
+        """Whatever arrives from now on belongs, as far as a screen can tell, to the next change."""
+        with self._lock:
+            more, self._arrived = self._arrived - SHOWN, 0
+        if more > 0:
+            self._screen.show(f"  … and {more} more", "32")
 
     def join(self) -> None:
         self._thread.join(STOP_SECONDS)
@@ -83,7 +94,12 @@ class Documents:
             line = json.loads(raw)
             if not self.built.is_set():
                 self._count(line)
-            elif line["op"] == "delete":
+                continue
+            with self._lock:
+                self._arrived += 1
+                if self._arrived > SHOWN:
+                    continue
+            if line["op"] == "delete":
                 self._screen.show(f"  {line['index']}/{line['id']}  deleted", "31")
             else:
                 text = json.dumps(line["document"], ensure_ascii=False, separators=(",", ":"))
@@ -160,6 +176,7 @@ def demonstrate(users: int, seconds: Optional[float], stop: threading.Event) -> 
             if deadline is not None and time.monotonic() > deadline:
                 break
             if documents.built.is_set():
+                documents.next_change()
                 screen.show(change(connection, dice), "33")
         else:
             if process.poll() is not None:
