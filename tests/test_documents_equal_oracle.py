@@ -80,12 +80,17 @@ class Reader(NamedTuple):
         documents.update((id, document) for id, document in self.look_up(later).items() if document is not None)
 
 
-def readers(connection: psycopg.Connection[Any], case: Case, batch_bytes: int = 4000) -> Dict[str, Reader]:
-    plans = {index: load_schema(path, index)[0] for index, path in case.indexes.items()}
-    bound = {index: bind(plan, read_catalog(connection, tables(plan))) for index, plan in plans.items()}
+def reading_settings(connection: psycopg.Connection[Any]) -> None:
+    """Make a connection one that runs compiled statements."""
     for name, value in READING_SETTINGS.items():
         connection.execute("SELECT set_config(%s, %s, false)", [name, value])
     connection.cursor_factory = psycopg.RawCursor
+
+
+def readers(connection: psycopg.Connection[Any], case: Case, batch_bytes: int = 4000) -> Dict[str, Reader]:
+    plans = {index: load_schema(path, index)[0] for index, path in case.indexes.items()}
+    bound = {index: bind(plan, read_catalog(connection, tables(plan))) for index, plan in plans.items()}
+    reading_settings(connection)
     return {index: Reader(connection, b, compile_statements(b), batch_bytes) for index, b in bound.items()}
 
 

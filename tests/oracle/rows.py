@@ -126,7 +126,7 @@ class Snapshot:
     def kept(self, name: TableName, raw: str, alias: Optional[str]) -> Set[Place]:
         """The rows for which a raw filter is true; ``alias`` is the name the table has in it."""
         found = self.text_rows(
-            sql.SQL("SELECT tableoid, ctid FROM {}{} WHERE ({})").format(
+            sql.SQL("SELECT tableoid, ctid FROM {}{} WHERE ({}\n)").format(
                 sql.Identifier(*name),
                 sql.SQL(" AS {}").format(sql.Identifier(alias)) if alias else sql.SQL(""),
                 sql.SQL(raw),
