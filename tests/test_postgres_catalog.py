@@ -1,4 +1,4 @@
-"""The catalog says what is there, and the shape of it is compared: whatever a plan relies on must show when it changes."""
+"""The catalog says what is there; its shape is compared: whatever a plan relies on must show when it changes."""
 
 from __future__ import annotations
 

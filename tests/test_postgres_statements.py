@@ -341,7 +341,7 @@ def test_every_type_renders_as_written_down(database: Database, connection: psyc
     database.execute(f"{TYPES} CREATE TABLE t (id int PRIMARY KEY, {columns});")
     database.execute(f"INSERT INTO t VALUES (1, {', '.join(sql for _, _, sql, _ in VALUES)})")
     custom = ("hstore", "inet", "interval", "int4range", "pair", "xml")
-    fields = [
+    fields: List[AnyField] = [
         scalar(f"f{n}", kind, f"c{n}", postgres=custom if kind == "custom" else ())
         for n, (_, kind, _, _) in enumerate(VALUES)
     ]
@@ -366,7 +366,7 @@ def test_transforms_run_in_order_and_defaults_after_them(
         INSERT INTO t VALUES (2)"""
     )
     both = ("trim", "lowercase")
-    fields = [
+    fields: List[AnyField] = [
         scalar("a", "text", transforms=both, default=" Kept As It Is "),
         scalar("c", "keyword", transforms=both, default="Y"),
         scalar("l", "enum", transforms=("lowercase",), default="EN"),
@@ -391,7 +391,7 @@ def test_geo_constants_and_objects(database: Database, connection: psycopg.Conne
         INSERT INTO t VALUES (1, 45.123456789012345, 9.10, '{"lat": 1, "lon": 2}', '1,2'),
             (2, 1, NULL, NULL, NULL), (3, 'NaN', 1, NULL, NULL)"""
     )
-    fields = [
+    fields: List[AnyField] = [
         GeoField("p", "lat", "lon"),
         GeoField("j", column="j"),
         GeoField("s", column="s"),
@@ -434,7 +434,7 @@ BY_TAG = ThroughLink(table("post_tags"), ("post_id",), ("tag_id",))
 def test_joins_nest_to_any_depth_and_are_ordered(database: Database, connection: psycopg.Connection[Any]) -> None:
     database.execute(SHOP)
     comment = (scalar("id", "integer"),)
-    fields = [
+    fields: List[AnyField] = [
         JoinField(
             "author", "belongs_to", table("people"), TargetLink(("author_id",)),
             (scalar("name", "keyword"),
@@ -485,7 +485,7 @@ def test_aggregates_by_foreign_key_and_through(database: Database, connection: p
     database.execute(SHOP)
     comments, tags = table("comments"), table("tags")
     shown = (Filter("spam", "eq", ("false",)),)
-    fields = [
+    fields: List[AnyField] = [
         AggregateField("count", "count", comments, ON_POST),
         AggregateField("fine", "count", comments, ON_POST, filters=shown),
         AggregateField("sum", "sum", comments, ON_POST, "price", "decimal"),
@@ -529,7 +529,7 @@ def test_rows_without_any_key_are_ordered_by_what_they_show(
         INSERT INTO t VALUES (1), (2); INSERT INTO c VALUES (1, 'b', 1), (1, 'a', 1), (1, 'c', 0)"""
     )
     link, v = ChildLink(("t_id",)), (scalar("v", "text"),)
-    fields = [
+    fields: List[AnyField] = [
         JoinField("all", "has_many", table("c"), link, v),
         JoinField("two", "has_many", table("c"), link, v, order_by=(Order("n"),), limit=2),
         JoinField("one", "has_one", table("c"), link, v, order_by=(Order("n", True),)),
@@ -596,7 +596,7 @@ def test_raw_filters_of_relations_see_their_own_columns_first(
 ) -> None:
     database.execute(SHOP)
     label = (scalar("label", "keyword"),)
-    fields = [
+    fields: List[AnyField] = [
         JoinField("late", "has_many", table("comments"), ON_POST, (scalar("id", "integer"),),
                   filters=(RawFilter("rank = 1 AND length(title) > 2"),)),
         # tag_id and place are the junction's, id and label those of tags.
@@ -623,7 +623,8 @@ def test_soft_deleted_rows_are_no_documents(
 ) -> None:
     database.execute(
         """CREATE TABLE t (id int PRIMARY KEY, gone boolean, at timestamptz, hold boolean);
-        INSERT INTO t VALUES (1, false, NULL, NULL), (2, true, NULL, false), (3, NULL, now(), NULL), (4, true, now(), true)"""
+        INSERT INTO t VALUES (1, false, NULL, NULL), (2, true, NULL, false),
+            (3, NULL, now(), NULL), (4, true, now(), true)"""
     )
     reader = Reader(connection, plan("t", [], soft_delete=soft_delete))
     assert "".join(row[1] for row in reader.lookup(1, 2, 3, 4) if row[2] is not None) == ids
@@ -788,7 +789,8 @@ def test_batches_stream_through_the_server_without_temporary_files(
     database.execute(
         """CREATE TABLE t (id int PRIMARY KEY, v text); CREATE TABLE c (id int PRIMARY KEY, t_id int, v text);
         INSERT INTO t SELECT n, repeat('x', 20000) FROM generate_series(1, 2000) n;
-        INSERT INTO c SELECT n, n % 2000 + 1, repeat('y', 1000) FROM generate_series(1, 4000) n; CREATE INDEX ON c (t_id)"""
+        INSERT INTO c SELECT n, n % 2000 + 1, repeat('y', 1000) FROM generate_series(1, 4000) n;
+        CREATE INDEX ON c (t_id)"""
     )
     field = JoinField("c", "has_many", table("c"), ChildLink(("t_id",)), (scalar("v", "text"),))
     reader = Reader(connection, plan("t", [scalar("v", "text"), field]))
@@ -822,10 +824,10 @@ def test_generic_plans_find_every_row_by_index_even_when_made_for_empty_tables(
         """CREATE INDEX ON comments (post_id); CREATE INDEX ON replies (comment_id);
         CREATE INDEX ON post_tags (post_id); ANALYZE"""
     )
-    fields = [
+    fields: List[AnyField] = [
         JoinField("author", "belongs_to", table("people"), TargetLink(("author_id",)), (scalar("name", "keyword"),)),
         JoinField("c", "has_many", table("comments"), ON_POST,
-                  (JoinField("r", "has_many", table("replies"), ChildLink(("comment_id",)), (scalar("id", "integer"),)),)),
+                  (JoinField("r", "has_many", table("replies"), ChildLink(("comment_id",)), (scalar("body", "text"),)),)),
         JoinField("tags", "many_to_many", table("tags"), BY_TAG, (scalar("label", "keyword"),)),
         AggregateField("n", "count", table("comments"), ON_POST),
     ]  # fmt: skip
@@ -867,7 +869,8 @@ def test_estimate_is_unknown_before_the_first_analyze(database: Database, connec
 
 def test_awkward_names_and_other_schemas(database: Database, connection: psycopg.Connection[Any]) -> None:
     database.execute(
-        """CREATE SCHEMA "Odd.One"; CREATE TABLE "Odd.One"."select" ("Id" int PRIMARY KEY, "it's ""x"" y" text, root int);
+        """CREATE SCHEMA "Odd.One";
+        CREATE TABLE "Odd.One"."select" ("Id" int PRIMARY KEY, "it's ""x"" y" text, root int);
         CREATE TABLE "Odd.One".t1 (root int PRIMARY KEY, t1 int, "select" int);
         INSERT INTO "Odd.One"."select" VALUES (1, 'v', 1); INSERT INTO "Odd.One".t1 VALUES (1, 2, 1)"""
     )

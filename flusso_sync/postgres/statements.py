@@ -196,7 +196,8 @@ FROM (
         keys = [(f"(k.key{place})::{type_.sql}", type_) for place, type_ in enumerate(self._types, 1)]
         arrays = ", ".join(f"pg_catalog.unnest(${place}::pg_catalog.text[])" for place in range(1, len(keys) + 1))
         names = ", ".join(f"key{place}" for place in range(1, len(keys) + 1))
-        return f"SELECT {id_of(keys)} FROM ROWS FROM ({arrays}) WITH ORDINALITY AS k({names}, ordinal) ORDER BY k.ordinal"
+        source = f"ROWS FROM ({arrays}) WITH ORDINALITY AS k({names}, ordinal)"
+        return f"SELECT {id_of(keys)} FROM {source} ORDER BY k.ordinal"
 
     def range(self, *, after: bool) -> str:
         root = self._root()

@@ -1,0 +1,91 @@
+"""Lets Postgres judge what only Postgres can: operands and defaults as values of a type, raw filters, comparable links.
+
+Without this, a filter's operand that is no number would fail every document, one by one, as if the rows were bad.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Iterator, List, Tuple
+
+import psycopg
+
+from flusso_sync.errors import ConfigError, Problem
+from flusso_sync.postgres.bind import BoundIndex
+from flusso_sync.postgres.catalog import Column
+from flusso_sync.postgres.render import typed
+from flusso_sync.postgres.statements import IndexStatements
+from flusso_sync.schema.plan import (
+    AggregateField,
+    AnyField,
+    AnyFilter,
+    Filter,
+    JoinField,
+    ObjectField,
+    ScalarField,
+    Table,
+)
+
+#: How much of a refused statement a message shows on either side of the fault.
+SHOWN_CHARACTERS = 40
+
+Constant = Tuple[str, str, Column]
+
+
+def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: IndexStatements) -> None:
+    """Have every constant cast and every statement parsed; nothing is read.
+
+    ``connection`` is in autocommit and has the reading settings.  Raises ``ConfigError`` with every refusal.
+    """
+    index = bound.plan.name
+    problems: List[Problem] = []
+    with psycopg.RawCursor(connection) as cursor:
+        for path, text, column in constants(bound):
+            try:
+                cursor.execute(f"SELECT {typed(text, column.type)}")
+            except psycopg.DataError as error:
+                said = error.diag.message_primary
+                problems.append(Problem(f"index {index}: {path}: {text!r} is no {column.type_name}: {said}", path=path))
+        if problems:
+            raise ConfigError(problems)
+        for statement in (statements.chunk_first, statements.lookup):
+            prefix = "PREPARE flusso_trial AS "
+            try:
+                cursor.execute(prefix + statement)
+            except psycopg.ProgrammingError as error:
+                place = int(error.diag.statement_position or 1) - 1
+                shown = (prefix + statement)[max(len(prefix), place - SHOWN_CHARACTERS) : place + SHOWN_CHARACTERS]
+                near = " ".join(shown.split())
+                raise ConfigError(
+                    [Problem(f"index {index}: Postgres refuses its filters or links: {error.diag.message_primary}")],
+                    hint=f"Near: {near}",
+                ) from None
+            cursor.execute("DEALLOCATE flusso_trial")
+
+
+def constants(bound: BoundIndex) -> Iterator[Constant]:
+    """Every text of the plan that becomes a value of a column's type, with its path and that column."""
+    plan = bound.plan
+    yield from _operands(bound, plan.root, plan.filters, "filters")
+    if plan.soft_delete is not None:
+        yield from _operands(bound, plan.root, plan.soft_delete.when, "soft_delete.when")
+    yield from _in_fields(bound, plan.root, plan.fields, "")
+
+
+def _in_fields(bound: BoundIndex, scope: Table, fields: Iterable[AnyField], prefix: str) -> Iterator[Constant]:
+    for field in fields:
+        path = prefix + field.name
+        if isinstance(field, ScalarField) and field.default is not None:
+            yield path, field.default, bound.columns(scope)[field.column]
+        elif isinstance(field, ObjectField):
+            yield from _in_fields(bound, scope, field.fields, path + ".")
+        elif isinstance(field, (JoinField, AggregateField)):
+            yield from _operands(bound, field.table, field.filters, path)
+            if isinstance(field, JoinField):
+                yield from _in_fields(bound, field.table, field.fields, path + ".")
+
+
+def _operands(bound: BoundIndex, table: Table, filters: Iterable[AnyFilter], path: str) -> Iterator[Constant]:
+    for item in filters:
+        if isinstance(item, Filter) and item.op not in ("like", "ilike"):
+            for operand in item.values:
+                yield path, operand, bound.columns(table)[item.column]

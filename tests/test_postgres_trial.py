@@ -1,0 +1,107 @@
+"""Mistakes that only Postgres can see are told at the start, and never blamed on rows."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any, Iterator, List, Sequence
+
+import psycopg
+import pytest
+
+from flusso_sync.errors import ConfigError
+from flusso_sync.postgres.bind import bind
+from flusso_sync.postgres.catalog import read_catalog
+from flusso_sync.postgres.statements import READING_SETTINGS, compile_statements
+from flusso_sync.postgres.trial import try_out
+from flusso_sync.schema.paths import tables
+from flusso_sync.schema.plan import (
+    AggregateField,
+    AnyField,
+    ChildLink,
+    Filter,
+    IndexPlan,
+    JoinField,
+    ObjectField,
+    RawFilter,
+    ScalarField,
+    SoftDelete,
+    Table,
+)
+from tests.postgres_server import Database
+
+TABLES = """
+CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE TABLE t (id int PRIMARY KEY, m mood, n int, j json); CREATE TABLE c (id uuid PRIMARY KEY, t_id int, at date)
+"""
+T, C = Table("public", "t"), Table("public", "c")
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    options = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in READING_SETTINGS.items())
+    with closing(database.connect(options=options)) as connection:
+        yield connection
+
+
+def tried(connection: psycopg.Connection[Any], fields: Sequence[AnyField] = (), **kw: Any) -> None:
+    plan = IndexPlan("things", T, tuple(fields), **kw)
+    bound = bind(plan, read_catalog(connection, tables(plan)))
+    try_out(connection, bound, compile_statements(bound))
+
+
+def test_constants_that_do_not_fit_their_column_are_all_named(
+    database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    database.execute(TABLES)
+    late = (Filter("at", "gt", ("tomorrowish",)),)
+    fields: List[AnyField] = [
+        ObjectField("o", (ScalarField("n", "integer", "n", default="many"),)),
+        ScalarField("m", "enum", "m", default="glad"),
+        JoinField("c", "has_many", C, ChildLink(("t_id",)), (), filters=late),
+        AggregateField("k", "count", C, ChildLink(("t_id",)), filters=late),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        tried(
+            connection,
+            fields,
+            filters=(Filter("n", "in", ("1", "two")),),
+            soft_delete=SoftDelete("n", (Filter("m", "eq", ("mad",)),)),
+        )
+    paths = [problem.path for problem in caught.value.problems]
+    assert paths == ["filters", "soft_delete.when", "o.n", "m", "c", "k"]
+    assert "index things: filters: 'two' is no integer" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "raw, words",
+    [("nope > 1", 'column "nope" does not exist'), ("n > ", "syntax error"), ("n + 1", "must be type boolean")],
+)
+def test_raw_filters_are_parsed_before_anything_is_read(
+    database: Database, connection: psycopg.Connection[Any], raw: str, words: str
+) -> None:
+    database.execute(TABLES)
+    with pytest.raises(ConfigError, match=words) as caught:
+        tried(connection, filters=(RawFilter(raw),))
+    assert raw.split()[0] in (caught.value.hint or "")
+    tried(connection, filters=(RawFilter("n > 1"),))
+
+
+def test_links_between_types_that_cannot_be_compared_are_refused(
+    database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    database.execute(TABLES)
+    with pytest.raises(ConfigError, match="operator does not exist: uuid"):
+        tried(connection, [JoinField("c", "has_many", C, ChildLink(("id",)), ())])
+
+
+def test_a_sound_index_passes_and_leaves_nothing_behind(
+    database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    database.execute(TABLES)
+    fields: List[AnyField] = [
+        ScalarField("n", "integer", "n", default="1"),
+        JoinField("c", "has_many", C, ChildLink(("t_id",)), (), filters=(Filter("at", "lt", ("2024-01-01",)),)),
+    ]
+    for _ in range(2):
+        tried(connection, fields, filters=(Filter("m", "like", ("s%",)), Filter("n", "in", ("1", "2"))))
+    assert connection.execute("SELECT count(*) FROM pg_prepared_statements").fetchall() == [(0,)]
