@@ -123,7 +123,7 @@ def room(module: str) -> str:
 def wrong_directions(package: Path) -> List[str]:
     wrong = []
     for found in imports(package):
-        if found.target.split(".")[0] != "flusso_sync":
+        if found.target.split(".")[0] != "flusso_sync" or found.target == "flusso_sync.__version__":
             continue
         inside = found.target.split(".")[1:] or ["__init__"]
         mine = room(found.module)
