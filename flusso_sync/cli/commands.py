@@ -48,9 +48,9 @@ class LazyGroup(click.Group):
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from flusso_sync.cli.version import version
+        from flusso_sync import __version__
 
-        click.echo(f"flussod {version()}")
+        click.echo(f"flussod {__version__}")
         ctx.exit()
 
 

@@ -265,13 +265,13 @@ def _run(options: RunOptions, shutdown: threading.Event) -> int:
 def _serve(options: RunOptions, shutdown: threading.Event) -> int:
     # Imported here, in the order in which they are needed: a refused configuration is reported before the
     # slow ones are loaded.
-    from flusso_sync.cli.version import version
+    from flusso_sync import __version__
     from flusso_sync.config.connection import check_prefix, overrides
     from flusso_sync.config.load import load_config
 
     config = options.applied_to(load_config(options.config_path))
     check_prefix(config.prefix)
-    logger.info("flusso-sync %s on Python %s, %s", version(), sys.version.split()[0], options.config_path)
+    logger.info("flusso-sync %s on Python %s, %s", __version__, sys.version.split()[0], options.config_path)
     for warning in config.warnings:
         logger.warning("%s", warning)
     for override in overrides(config):
