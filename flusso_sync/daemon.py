@@ -276,8 +276,18 @@ class RunningDaemon:
 
     def synced(self, lsn: int, timeout: float) -> bool:
         """Block until everything committed up to ``lsn`` is durable in every sink; False after ``timeout`` seconds."""
-        pipeline = self._pipeline
-        return pipeline is not None and pipeline.synced(lsn, timeout)
+        deadline = time.monotonic() + timeout
+        while not self._ended.is_set():
+            remaining = deadline - time.monotonic()
+            # The pipeline may be laid anew meanwhile, so the question is asked again and again.
+            pipeline = self._pipeline
+            if pipeline is not None and pipeline.synced(lsn, max(0.0, min(remaining, 0.5))):
+                return True
+            if remaining <= 0:
+                return False
+            if pipeline is None:
+                self._ended.wait(0.05)
+        return False
 
     def reindex(self, name: str) -> None:
         """Build a new generation of an index while readers keep the old one.
