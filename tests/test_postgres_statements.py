@@ -14,7 +14,7 @@ from flusso_sync.errors import ConfigError, SourceRefused
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.catalog import Catalog, Column, Index, Relation, Type, read_catalog
 from flusso_sync.postgres.quoting import array_literal, identifier, literal
-from flusso_sync.postgres.render import MAX_PIECES, Text, constant, joined, members
+from flusso_sync.postgres.render import MAX_PIECES, Text, constant, joined, member, members
 from flusso_sync.postgres.statements import READING_SETTINGS, IndexStatements, compile_statements
 from flusso_sync.schema.paths import tables
 from flusso_sync.schema.plan import (
@@ -85,12 +85,12 @@ def test_constants_keep_their_json_type_and_drop_what_json_cannot_carry() -> Non
 
 
 def test_neighbouring_texts_melt_into_one_literal() -> None:
-    pieces = members([("a", [Text("1")]), ("b", ["t.b"]), ("c", [Text("2")])])
+    pieces = members([member("a", [Text("1")]), member("b", ["t.b"]), member("c", [Text("2")])])
     assert joined(pieces) == """pg_catalog.concat('{"a":1,"b":', t.b, ',"c":2}')"""
 
 
 def test_wide_objects_never_exceed_the_argument_limit_of_concat() -> None:
-    text = joined(members((f"f{n}", [f"t.f{n}"]) for n in range(500)))
+    text = joined(members(member(f"f{n}", [f"t.f{n}"]) for n in range(500)))
     depth, counts, most = 0, [0], 0
     for character in re.sub("'[^']*'", "", text):
         if character == "(":
@@ -130,6 +130,7 @@ def test_every_mistake_is_told_at_once() -> None:
                     ObjectField("o", (scalar("y", "text", "neither"),)),
                     JoinField("b", "has_many", table("b"), ChildLink(("lost",)), (scalar("z", "text", "gone"),)),
                     scalar("t", "integer", "id", transforms=("trim",)),
+                    scalar("d", "text", "label", default="a\x00b"),
                 ],
                 filters=(Filter("vanished", "eq", ("1",)), Filter("id", "like", ("1",))),
                 soft_delete=SoftDelete("dead"),
@@ -141,7 +142,7 @@ def test_every_mistake_is_told_at_once() -> None:
     for name in ("nope", "neither", "lost", "gone", "vanished", "dead", "transforms", "like", "label"):
         assert name in text
     paths = [problem.path for problem in caught.value.problems]
-    assert {"x", "o.y", "b", "b.z", "t", "primary_key", "filters", "soft_delete"} <= set(paths)
+    assert {"x", "o.y", "b", "b.z", "t", "d", "primary_key", "filters", "soft_delete"} <= set(paths)
 
 
 def test_missing_tables_are_named() -> None:
@@ -521,6 +522,26 @@ def test_aggregates_by_foreign_key_and_through(database: Database, connection: p
     }  # fmt: skip
 
 
+def test_neighbouring_aggregates_share_one_pass_and_say_the_same(
+    database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    database.execute(SHOP + "CREATE INDEX ON comments (post_id)")
+    made = [
+        AggregateField(f"{op}_{column}", op, table("comments"), ON_POST, column, "keyword")
+        for op, column in (
+            [("count", None), ("ids", None), ("sum", "rank"), ("avg", "price"), ("sum", "weight")]
+            + [(op, c) for op in ("min", "max") for c in ("rank", "body", "at", "price", "weight", "mark", "spam")]
+        )
+    ]
+    together = Reader(connection, plan("posts", made))
+    apart = Reader(connection, plan("posts", [f for m in made for f in (m, ConstantField("x" + m.name))]))
+    for key in (1, 2, 3):
+        expected = {name: value for name, value in apart.document(key).items() if name[0] != "x"}
+        assert together.document(key) == expected
+        assert list(expected) == [field.name for field in made]
+    assert together.statements.lookup.count('"comments" AS') < apart.statements.lookup.count('"comments" AS')
+
+
 def test_rows_without_any_key_are_ordered_by_what_they_show(
     database: Database, connection: psycopg.Connection[Any]
 ) -> None:
@@ -827,7 +848,7 @@ def test_generic_plans_find_every_row_by_index_even_when_made_for_empty_tables(
     fields: List[AnyField] = [
         JoinField("author", "belongs_to", table("people"), TargetLink(("author_id",)), (scalar("name", "keyword"),)),
         JoinField("c", "has_many", table("comments"), ON_POST,
-                  (JoinField("r", "has_many", table("replies"), ChildLink(("comment_id",)), (scalar("body", "text"),)),)),
+                  (JoinField("r", "has_many", table("replies"), ChildLink(("comment_id",)), ()),)),
         JoinField("tags", "many_to_many", table("tags"), BY_TAG, (scalar("label", "keyword"),)),
         AggregateField("n", "count", table("comments"), ON_POST),
     ]  # fmt: skip

@@ -192,7 +192,10 @@ class _Check:
     def filters(self, table: Table, filters: Iterable[AnyFilter], path: str) -> None:
         for condition in filters:
             if not isinstance(condition, Filter):
+                self._writable(condition.sql, path)
                 continue
+            for operand in condition.values:
+                self._writable(operand, path)
             column = self._column(table, condition.column, path)
             if column is None or condition.op in ("is_null", "is_not_null"):
                 continue
@@ -201,6 +204,10 @@ class _Check:
                     self._refuse(path, f"{condition.op} needs a text column, {_named(table, column)}")
             elif not _is_ordered(column):
                 self._refuse(path, f"{condition.op} cannot compare: {_named(table, column)}")
+
+    def _writable(self, text: str, path: str) -> None:
+        if "\x00" in text:
+            self._refuse(path, "a zero character cannot stand in a Postgres text")
 
     # -- fields ---------------------------------------------------------------------------------------
 
@@ -223,6 +230,7 @@ class _Check:
         if column is None:
             return
         self._accepted(scope, column, field.kind, field.postgres, path)
+        self._writable(field.default or "", path)
         if field.transforms and (not _is_text(column) or column.type.is_array):
             self._refuse(path, f"transforms need a text column, {_named(scope, column)}")
         if field.required and not column.not_null and field.default is None and field.column not in key:

@@ -34,6 +34,9 @@ _EXACT = frozenset(
 #: Types whose rendering never has a ``:`` or ``%``, so that a part of a composite id needs no escaping.
 _CLEAN = frozenset({"int2", "int4", "int8", "oid", "numeric", "money", "uuid", "bool", "bytea", "date"})
 
+#: Types with min and max of their own, whose equal values print alike.
+_EXTREMES = frozenset({"int2", "int4", "int8", "date", "timestamp", "timestamptz", "time", "text", "varchar"})
+
 #: What Postgres' own array_to_json renders just as we do, element by element.
 _SIMPLE_ELEMENTS = frozenset({"int2", "int4", "int8", "bool", "text", "varchar", "name", "uuid", "time", "jsonb"})
 
@@ -85,14 +88,22 @@ def _concat(arguments: List[str]) -> str:
     return f"pg_catalog.concat({', '.join(arguments)})"
 
 
-def members(fields: Iterable[Tuple[str, Sequence[Piece]]]) -> List[Piece]:
-    """A JSON object of names and the pieces of their values."""
-    pieces: List[Piece] = [Text("{")]
-    for name, value in fields:
-        pieces.append(Text(("" if len(pieces) == 1 else ",") + json.dumps(name, ensure_ascii=False) + ":"))
-        pieces.extend(value)
-    pieces.append(Text("}"))
+def member(name: str, value: Sequence[Piece]) -> List[Piece]:
+    """One name of a JSON object with the pieces of its value."""
+    return [Text(json.dumps(name, ensure_ascii=False) + ":"), *value]
+
+
+def listed(parts: Iterable[Sequence[Piece]]) -> List[Piece]:
+    """The parts with commas between them."""
+    pieces: List[Piece] = []
+    for part in parts:
+        pieces.extend([Text(","), *part] if pieces else part)
     return pieces
+
+
+def members(parts: Iterable[Sequence[Piece]]) -> List[Piece]:
+    """A JSON object of its members."""
+    return [Text("{"), *listed(parts), Text("}")]
 
 
 def constant(value: Any) -> Text:
@@ -315,3 +326,11 @@ def is_exact(column: Column) -> bool:
     if column.type.is_array or not column.deterministic:
         return False
     return column.type.is_enum or (column.type.is_builtin and column.type.base in _EXACT)
+
+
+def has_extremes(column: Column) -> bool:
+    """Whether ``min`` and ``max`` of a column are what its first and last value by order print as."""
+    if column.type.is_array or not column.deterministic or not column.type.is_builtin:
+        return False
+    # numeric(p, s) has one scale, so that 1.0 and 1.00 never meet.
+    return column.type.base in _EXTREMES or (column.type.base == "numeric" and column.type_modifier >= 0)

@@ -21,10 +21,13 @@ from flusso_sync.postgres.render import (
     as_text,
     compare,
     constant,
+    has_extremes,
     id_of,
     is_exact,
     joined,
     json_of,
+    listed,
+    member,
     members,
     number,
     operator,
@@ -311,7 +314,10 @@ WHERE {compare("c.relkind", "<>", "'p'::pg_catalog.char")}"""
     # -- fields ---------------------------------------------------------------------------------------
 
     def _object(self, scope: _Scope, fields: Iterable[AnyField]) -> List[Piece]:
-        return members((field.name, self._field(scope, field)) for field in fields)
+        return members(
+            member(run[0].name, self._field(scope, run[0])) if len(run) == 1 else [self._together(scope, run)]
+            for run in self._runs(fields)
+        )
 
     def _field(self, scope: _Scope, field: AnyField) -> List[Piece]:
         if isinstance(field, ScalarField):
@@ -418,26 +424,73 @@ WHERE {compare("c.relkind", "<>", "'p'::pg_catalog.char")}"""
             return self._ids(parent, field)
         row = self._scope(field.table)
         source = self._source(parent, row, field)
-        if field.op == "count":
-            return f"(SELECT pg_catalog.count(*) FROM {source})"
+        if field.op not in ("min", "max"):
+            return f"(SELECT {self._reduced(row, field)} FROM {source})"
+        # Not every type with an order has the aggregate; ties are broken so that equal values print alike.
         assert field.column is not None
-        column, name = row.columns[field.column], row(field.column)
-        key = [row(part) for part in self._bound.key_of(field.table)]
+        name = row(field.column)
+        order = [_direction(name, field.op == "max"), *(row(part) for part in self._bound.key_of(field.table))]
+        first = f"SELECT {name} FROM {source} AND {name} IS NOT NULL ORDER BY {', '.join(order)} LIMIT 1"
+        value_ = json_of(f"{row.alias}.{identifier(field.column)}", row.columns[field.column].type)
+        return f"COALESCE((SELECT {value_} FROM ({first}) AS {row.alias}), {NULL})"
+
+    def _reduced(self, row: _Scope, field: AggregateField) -> str:
+        """An aggregate over the rows in scope as JSON text (a count as it is)."""
+        if field.op == "count":
+            return "pg_catalog.count(*)"
+        if field.op == "ids":
+            _, columns = ids_source(field, self._bound.catalog)
+            order = ", ".join(row(name) for name in columns)
+            every = f"pg_catalog.string_agg({self._id_text(row, columns)}, ',' ORDER BY {order})"
+            return f"pg_catalog.concat('[', {every}, ']')"
+        assert field.column is not None
+        name, type_ = row(field.column), row.columns[field.column].type
+        base = type_.base
         if field.op in ("min", "max"):
-            order = ", ".join([_direction(name, field.op == "max"), *key])
-            first = f"SELECT {name} FROM {source} AND {name} IS NOT NULL ORDER BY {order} LIMIT 1"
-            outer = f"{row.alias}.{identifier(field.column)}"
-            return f"COALESCE((SELECT {json_of(outer, column.type)} FROM ({first}) AS {row.alias}), {NULL})"
-        base = column.type.base
-        floating = base in ("float4", "float8")
+            return json_of(f"pg_catalog.{field.op}({name})", type_)
         # Sums of floats depend on their order.
-        order = f" ORDER BY {', '.join([*key, name])}" if floating else ""
+        key = [row(part) for part in self._bound.key_of(field.table)]
+        order = f" ORDER BY {', '.join([*key, name])}" if base in ("float4", "float8") else ""
         if field.op == "sum":
             total = number(f"pg_catalog.sum({name}{order})", Type(sql="", base=_SUMS.get(base, base)))
         else:
             operand = f"({name})::pg_catalog.numeric" if base == "money" else name
             total = number(f"pg_catalog.avg({operand}{order})::pg_catalog.float8", Type(sql="", base="float8"))
-        return f"COALESCE((SELECT {total} FROM {source}), {NULL})"
+        return f"COALESCE({total}, {NULL})"
+
+    def _runs(self, fields: Iterable[AnyField]) -> List[List[AnyField]]:
+        """Fields one by one, but neighbouring aggregates over the same rows together."""
+        runs: List[List[AnyField]] = []
+        for field in fields:
+            before = runs[-1][0] if runs else None
+            if (
+                isinstance(field, AggregateField)
+                and isinstance(before, AggregateField)
+                and (field.table, field.link, field.filters) == (before.table, before.link, before.filters)
+                and self._is_reducible(field)
+                and self._is_reducible(before)
+            ):
+                runs[-1].append(field)
+            else:
+                runs.append([field])
+        return runs
+
+    def _is_reducible(self, field: AggregateField) -> bool:
+        """Whether the field can share one pass over its rows with others."""
+        if field.op == "ids":
+            return isinstance(field.link, ChildLink)
+        if field.op in ("min", "max"):
+            assert field.column is not None
+            return has_extremes(self._bound.columns(field.table)[field.column])
+        return True
+
+    def _together(self, parent: _Scope, run: Sequence[AnyField]) -> str:
+        """Several members of an object out of one pass over the related rows."""
+        fields = [field for field in run if isinstance(field, AggregateField)]
+        row = self._scope(fields[0].table)
+        source = self._source(parent, row, fields[0])
+        parts = [member(field.name, [self._reduced(row, field)]) for field in fields]
+        return f"(SELECT {joined(listed(parts))} FROM {source})"
 
     def _ids(self, parent: _Scope, field: AggregateField) -> str:
         table, columns = ids_source(field, self._bound.catalog)
@@ -455,15 +508,16 @@ WHERE {compare("c.relkind", "<>", "'p'::pg_catalog.char")}"""
         else:
             row = self._scope(table)
             source = self._source(parent, row, field)
-        names = [row(name) for name in columns]
-        types = [row.columns[name].type for name in columns]
-        if len(columns) == 1:
-            rendered = json_of(names[0], types[0])
-        else:
-            rendered = f"pg_catalog.to_json({id_of(list(zip(names, types)))})::pg_catalog.text"
-        listed = ", ".join(names)
-        rows = f"(SELECT {listed} FROM {source} ORDER BY {listed}) AS {row.alias}"
-        return f"(SELECT pg_catalog.concat('[', pg_catalog.string_agg({rendered}, ','), ']') FROM {rows})"
+        names = ", ".join(row(name) for name in columns)
+        rows = f"(SELECT {names} FROM {source} ORDER BY {names}) AS {row.alias}"
+        text = self._id_text(row, columns)
+        return f"(SELECT pg_catalog.concat('[', pg_catalog.string_agg({text}, ','), ']') FROM {rows})"
+
+    def _id_text(self, row: _Scope, columns: Columns) -> str:
+        parts = [(row(name), row.columns[name].type) for name in columns]
+        if len(parts) == 1:
+            return json_of(*parts[0])
+        return f"pg_catalog.to_json({id_of(parts)})::pg_catalog.text"
 
     # -- filters ----------------------------------------------------------------------------------------
 
