@@ -1,0 +1,241 @@
+"""The meta store: one small index that holds all our state beside the slot.
+
+Documents: ``owner`` (with the lease), ``record``, ``index:L`` per logical index, ``parked:…`` per quarantined
+document.  Writes go through an alias of its own with ``require_alias``, so that a meta store deleted under us is
+noticed and never born anew with a guessed mapping.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set
+
+from flusso_sync.errors import DocumentRejected, SinkUnavailable
+from flusso_sync.sinks.base import Rejected
+from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
+from flusso_sync.sinks.opensearch.names import Names
+
+Json = Dict[str, Any]
+
+#: Version of the layout of these documents.
+LAYOUT = 1
+
+_PAGE = 1000
+
+_BODY: Json = {
+    "settings": {
+        "index": {"number_of_shards": 1, "auto_expand_replicas": "0-1", "translog": {"durability": "request"}}
+    },
+    "mappings": {
+        "dynamic": False,
+        "_meta": {"flusso_sync": {"layout": LAYOUT}},
+        "properties": {
+            "kind": {"type": "keyword"},
+            "index": {"type": "keyword"},
+            "id": {"type": "keyword"},
+            "key": {"type": "keyword"},
+            "reason": {"type": "text"},
+            "lsn": {"type": "keyword"},
+            "delete": {"type": "boolean"},
+            "at": {"type": "date"},
+        },
+    },
+}
+
+
+class MetaMissing(SinkUnavailable):
+    """The meta store is gone; the next renewal of the lease makes it anew from what we know."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"the meta store {name} was deleted while we run",
+            in_doubt=False,
+            hint="It is made anew at the next renewal of the lease",
+        )
+
+
+class MetaConflict(Exception):
+    """Somebody else wrote the document since we read it."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A document of the meta store, with the position that its next write can insist on."""
+
+    source: Mapping[str, Any]
+    seq_no: int
+    primary_term: int
+
+
+class Meta:
+    """Reads and writes documents of the meta store."""
+
+    def __init__(self, client: Client, names: Names) -> None:
+        self._client = client
+        self._names = names
+
+    def prepare(self) -> None:
+        """Make the index and its write alias where they are missing."""
+        name, alias = self._names.meta, self._names.meta_writes
+        answer = self._client.get(f"/{segment(name)}/_alias", missing=True)
+        if answer.status == 404:
+            body = {**_BODY, "aliases": {alias: {}}}
+            try:
+                self._client.send("PUT", f"/{segment(name)}", body, {"wait_for_active_shards": 1})
+            except Refused as error:
+                if error.type != "resource_already_exists_exception":
+                    raise
+        elif alias not in answer.json().get(name, {}).get("aliases", {}):
+            self._client.send("PUT", f"/{segment(name)}/_alias/{segment(alias)}")
+
+    def read(self, id: str) -> Optional[Stored]:
+        answer = self._client.get(f"/{segment(self._names.meta)}/_doc/{segment(id)}", missing=True)
+        if answer.status == 404:
+            return None
+        body = answer.json()
+        return Stored(body["_source"], body["_seq_no"], body["_primary_term"])
+
+    def write(self, id: str, source: Json, *, after: Optional[Stored] = None, create: bool = False) -> Stored:
+        """Store a document durably.
+
+        ``after``: only if it is still that one; ``create``: only if there is none; else raises ``MetaConflict``.
+        """
+        query: Dict[str, Any] = {"require_alias": True}
+        if after is not None:
+            query.update(if_seq_no=after.seq_no, if_primary_term=after.primary_term)
+        elif create:
+            query["op_type"] = "create"
+        path = f"/{segment(self._names.meta_writes)}/_doc/{segment(id)}"
+        answer = self._client.send("PUT", path, source, query, missing=True, conflict=True)
+        if answer.status == 404:
+            raise MetaMissing(self._names.meta)
+        if answer.status == 409:
+            raise MetaConflict(id)
+        body = answer.json()
+        return Stored(source, body["_seq_no"], body["_primary_term"])
+
+    def delete(self, id: str) -> None:
+        self._client.send("DELETE", f"/{segment(self._names.meta)}/_doc/{segment(id)}", missing=True)
+
+    def bulk(self, lines: Sequence[Json]) -> None:
+        """Carry out action and source lines; any failure of an item is raised as transient."""
+        path = f"/{segment(self._names.meta_writes)}/_bulk"
+        body = "".join(json.dumps(line, ensure_ascii=True) + "\n" for line in lines).encode()
+        answer = self._client.request(
+            "POST",
+            path,
+            body,
+            query={"require_alias": True, "filter_path": "errors,items.*.error"},
+            content_type="application/x-ndjson",
+        ).json()
+        if not answer.get("errors"):
+            return
+        errors = [result["error"] for item in answer["items"] for result in item.values() if "error" in result]
+        if any(error.get("type") == "index_not_found_exception" for error in errors):
+            raise MetaMissing(self._names.meta)
+        raise SinkUnavailable(
+            f"the meta store {self._names.meta} did not take {len(errors)} documents: {errors[0].get('reason')}"
+        )
+
+    def every(self, kind: str) -> Iterator[Json]:
+        """All documents of a kind, written before the call."""
+        name = segment(self._names.meta)
+        self._client.send("POST", f"/{name}/_refresh", missing=True)
+        after: List[Any] = []
+        while True:
+            body: Json = {"size": _PAGE, "query": {"term": {"kind": kind}}, "sort": [{"key": "asc"}]}
+            if after:
+                body["search_after"] = after
+            query: Json = {"filter_path": "hits.hits._source,hits.hits.sort,_shards.failed", "ignore_unavailable": True}
+            answer = self._client.send("POST", f"/{name}/_search", body, query).json()
+            if answer.get("_shards", {}).get("failed"):
+                raise SinkUnavailable(f"the meta store {self._names.meta} can be read in part only", in_doubt=False)
+            hits = answer.get("hits", {}).get("hits", [])
+            for hit in hits:
+                yield hit["_source"]
+            if len(hits) < _PAGE:
+                return
+            after = hits[-1]["sort"]
+
+
+class Quarantine:
+    """Rejected documents: what they were, why they were refused, and nothing of their content."""
+
+    def __init__(self, meta: Meta, limit: int) -> None:
+        self._meta = meta
+        self._limit = limit
+        self._ids: Dict[str, Set[str]] = {}
+
+    def load(self) -> None:
+        ids: Dict[str, Set[str]] = {}
+        for document in self._meta.every("parked"):
+            ids.setdefault(document["index"], set()).add(document["id"])
+        self._ids = ids
+
+    def ids(self) -> Dict[str, List[str]]:
+        return {index: sorted(ids) for index, ids in list(self._ids.items()) if ids}
+
+    def park(self, documents: Sequence[Rejected]) -> None:
+        """Store ``documents``; raises ``DocumentRejected`` where an index's parking place is full."""
+        grown = {index: set(ids) for index, ids in self._ids.items()}
+        lines: List[Json] = []
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        for document in documents:
+            ids = grown.setdefault(document.index, set())
+            ids.add(document.id)
+            if len(ids) > self._limit:
+                raise DocumentRejected(
+                    f"the quarantine of index {document.index} holds its limit of {self._limit} documents; the next "
+                    f"would be {document.id!r}: {document.reason}",
+                    hint="Mend and retry what is parked, or raise quarantine.limit",
+                    index=document.index,
+                )
+            key = _key(document.index, document.id)
+            lines.append({"index": {"_id": f"parked:{key}"}})
+            lines.append(
+                {
+                    "kind": "parked",
+                    "key": key,
+                    "index": document.index,
+                    "id": document.id,
+                    "reason": document.reason,
+                    "lsn": str(document.lsn),
+                    "delete": document.delete,
+                    "at": at,
+                }
+            )
+        if lines:
+            self._meta.bulk(lines)
+            self._ids = grown
+
+    def entries(self) -> Iterator[Rejected]:
+        """Everything parked, for people."""
+        for found in self._meta.every("parked"):
+            yield Rejected(found["index"], found["id"], found["reason"], int(found["lsn"]), found["delete"])
+
+    def release(self, index: str, ids: Sequence[str]) -> None:
+        parked = self._ids.get(index, set())
+        gone = [id for id in ids if id in parked]
+        if gone:
+            self._meta.bulk([{"delete": {"_id": f"parked:{_key(index, id)}"}} for id in gone])
+            parked.difference_update(gone)
+
+    def drop(self, index: str) -> None:
+        """Forget an index's documents."""
+        self.release(index, list(self._ids.get(index, ())))
+
+
+def _key(index: str, id: str) -> str:
+    """A key of bounded length: ids may be as long as OpenSearch allows ids to be."""
+    return f"{index}:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()}"
+
+
+def stored_int(source: Mapping[str, Any], key: str) -> int:
+    """A number that JSON readers elsewhere might round, stored as text."""
+    try:
+        return int(source.get(key) or 0)
+    except (TypeError, ValueError) as error:
+        raise Unreadable(f"the meta store holds no number in {key}") from error

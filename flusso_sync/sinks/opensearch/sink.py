@@ -1,0 +1,775 @@
+"""The OpenSearch sink: generations built beside the one that is read, and switched when they are complete.
+
+What readers see is an alias; what we write to is an alias of each generation's own.  A generation is one index,
+born with its mapping, its hash and its owner in ``_meta``, and recognised by its UUID ever after.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from urllib.parse import urlencode
+
+from flusso_sync.engine.source import Record, SourceIdentity
+from flusso_sync.errors import FlussoError, IndexMissing, OwnerConflict, SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.schema.plan import IndexPlan
+from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write
+from flusso_sync.sinks.opensearch import bulk
+from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
+from flusso_sync.sinks.opensearch.hash import RENDERER, index_hash
+from flusso_sync.sinks.opensearch.lease import Lease, owner_of, same_history, same_owner
+from flusso_sync.sinks.opensearch.mapping import index_body
+from flusso_sync.sinks.opensearch.meta import Meta, MetaMissing, Quarantine, stored_int
+from flusso_sync.sinks.opensearch.names import Generation, Names
+from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
+
+log = logging.getLogger(__name__)
+
+#: The lease is written this often, however often it is asked for.
+RENEW_SECONDS = 10.0
+
+#: Major versions that are tested; anything else warns.
+SUPPORTED = (2, 3)
+
+_RECORD = "record"
+
+#: What is asked of an index to know whether it is ours.
+_FACTS = (
+    "*.mappings._meta.flusso_sync,*.aliases,*.settings.index.uuid,"
+    "*.settings.index.refresh_interval,*.settings.index.number_of_replicas"
+)
+
+#: Delay between looks at replicas that are being copied.
+_LOOK_SECONDS = 0.25
+
+
+class _Built(NamedTuple):
+    """A generation that exists."""
+
+    generation: Generation
+    target: bulk.Target
+    uuid: str
+
+    @property
+    def concrete(self) -> str:
+        return self.target.concrete
+
+
+class _Found(NamedTuple):
+    """An index as the cluster describes it."""
+
+    name: str
+    uuid: str
+    aliases: Set[str]
+    meta: Mapping[str, Any]
+    refresh_interval: str
+    number_of_replicas: str
+
+
+@dataclass
+class _Index:
+    """One logical index.  ``lock`` is held while generations change; writers read ``live`` and ``build`` without."""
+
+    plan: IndexPlan
+    hash: str
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    read: Optional[_Built] = None
+    building: Optional[_Built] = None
+    #: The one being built was made by ``ensure`` and no build has claimed it.
+    unclaimed: bool = False
+    seeded: bool = False
+    skipped: bool = False
+    #: The aliases are being moved to ``read``.
+    switching: bool = False
+    #: Indexes that were read before, newest first, and are kept.
+    former: Tuple[str, ...] = ()
+    #: The highest number a generation ever had, of any hash.
+    last: int = 0
+    live: Tuple[bulk.Target, ...] = ()
+    build: Tuple[bulk.Target, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.plan.name
+
+    def publish(self) -> None:
+        """Let writers see which generations there are."""
+        self.build = (self.building.target,) if self.building else ()
+        self.live = tuple(one.target for one in (self.read, self.building) if one is not None)
+
+    def current(self, target: bulk.Target) -> bool:
+        return any(one is not None and one.target == target for one in (self.read, self.building))
+
+
+class OpenSearchSink(Sink):
+    """See the protocol; ``write`` and ``refresh`` may be called from several threads at once."""
+
+    stateful = True
+
+    def __init__(self, name: str, settings: OpenSearchSettings) -> None:
+        self.name = name
+        self.concurrency = max(1, settings.concurrency)
+        self.max_actions = max(1, settings.batch_size)
+        self.max_bytes = max(1, settings.max_bytes)
+        self._settings = settings
+        self._names = Names(settings.prefix)
+        self._client = Client(settings)
+        self._meta = Meta(self._client, self._names)
+        self._lease = Lease(self._meta)
+        self._quarantine = Quarantine(self._meta, settings.quarantine_limit)
+        self._indexes: Dict[str, _Index] = {}
+        self._record: Optional[Record] = None
+        self._renewed_at = float("-inf")
+        self._first_owner = False
+        self._adopted = False
+        self._version = ""
+        self._closed = threading.Event()
+        self._final_lock = threading.Lock()
+        self._final_answers = 0
+        # The server gives up on an unavailable shard before we give up on the server, so its answer is known.
+        patience = max(1, int(self._client.timeout_seconds / 2))
+        query: Dict[str, Any] = {"require_alias": "true", "filter_path": bulk.FILTER_PATH, "timeout": f"{patience}s"}
+        if settings.pipeline:
+            query["pipeline"] = settings.pipeline
+        self._bulk_path = "/_bulk?" + urlencode(query, safe=",*.")
+
+    # -- opening --------------------------------------------------------------------------------------
+
+    def open(self, identity: SourceIdentity, *, adopt: bool = False) -> None:
+        about = self._client.get("/").json()
+        version = about.get("version", {}) if isinstance(about, dict) else {}
+        self._version = str(version.get("number", ""))
+        self._warn_of_version(str(version.get("distribution", "")))
+        self._check_pipeline()
+        self._meta.prepare()
+        before = self._lease.take(identity, adopt=adopt)
+        self._renewed_at = time.monotonic()
+        self._first_owner = before is None
+        self._adopted = adopt
+        if before is not None and not same_owner(before, identity):
+            log.warning("sink %s: taken over from slot %s of %s", self.name, before.get("slot"), before.get("address"))
+        if self._lease.starts_over:
+            self._start_over()
+            self._lease.started_over()
+        self._quarantine.load()
+
+    def _warn_of_version(self, distribution: str) -> None:
+        major = self._version.partition(".")[0]
+        if distribution != "opensearch" or major not in {str(number) for number in SUPPORTED}:
+            log.warning(
+                "sink %s: %s %s is not tested; OpenSearch %s is",
+                self.name,
+                distribution or "a server other than OpenSearch",
+                self._version,
+                " and ".join(map(str, SUPPORTED)),
+            )
+
+    def _check_pipeline(self) -> None:
+        pipeline = self._settings.pipeline
+        if pipeline and self._client.get(f"/_ingest/pipeline/{segment(pipeline)}", missing=True).status == 404:
+            raise SinkRefused(
+                f"sink {self.name}: OpenSearch has no ingest pipeline {pipeline}",
+                hint="Create it, or remove the key pipeline",
+            )
+
+    def _start_over(self) -> None:
+        """Forget what another source's history means: its positions, and that indexes are complete."""
+        self._meta.delete(_RECORD)
+        for document in list(self._meta.every("index")):
+            self._meta.write(document["key"], {**document, "seeded": False})
+
+    def read_record(self) -> Optional[Record]:
+        stored = self._meta.read(_RECORD)
+        if stored is None:
+            return None
+        source = stored.source
+        self._record = Record(
+            confirmed=stored_int(source, "confirmed"),
+            version=stored_int(source, "version"),
+            timeline=stored_int(source, "timeline"),
+            slot=str(source.get("slot") or ""),
+        )
+        return self._record
+
+    def write_record(self, record: Record) -> None:
+        self._lease.check()
+        self._record = record
+        # Positions and versions as text: beyond 2^53 a JSON reader may round them.
+        self._meta.write(
+            _RECORD,
+            {
+                "kind": "record",
+                "key": _RECORD,
+                "confirmed": str(record.confirmed),
+                "version": str(record.version),
+                "timeline": str(record.timeline),
+                "slot": record.slot,
+            },
+        )
+
+    # -- generations ------------------------------------------------------------------------------------
+
+    def ensure(self, plans: Sequence[IndexPlan], *, skip_build: bool = False) -> List[IndexReport]:
+        self.renew()
+        return [self._ensure(plan, skip_build) for plan in plans]
+
+    def _ensure(self, plan: IndexPlan, skip_build: bool) -> IndexReport:
+        name = plan.name
+        index = _Index(plan, index_hash(plan, self._settings))
+        found = self._find(self._names.every(name))
+        if self._names.hash_alias(name, index.hash) in found:
+            raise SinkRefused(
+                f"index {name}: {self._names.hash_alias(name, index.hash)} is an index, and should be an alias",
+                hint="Rename or delete it",
+                index=name,
+            )
+        stored = self._meta.read(_document_id(name))
+        before: Mapping[str, Any] = stored.source if stored is not None else {}
+        ours = self._generations(name, found)
+        if stored is None:
+            self._refuse_foreign(name, ours)
+        numbers = [generation.number for generation in ours]
+        index.last = max([*numbers, stored_int(before, "last")])
+        index.former = tuple(former for former in before.get("former", ()) if former in found)
+        if before.get("generation"):
+            generation = Generation(name, str(before.get("hash")), stored_int(before, "generation"))
+            held = ours.get(generation)
+            if held is None or held.uuid != before.get("uuid") or held.meta.get("hash") != generation.hash:
+                gone = self._names.concrete(generation)
+                log.warning("sink %s: index %s is gone or not ours any more", self.name, gone)
+            elif generation.hash == index.hash:
+                index.read = self._built(generation, held.uuid)
+            else:
+                # Another schema: it is read on, and stands still, until the new one is complete.
+                index.former = (held.name, *index.former)
+        index.seeded = index.read is not None and bool(before.get("seeded"))
+        index.skipped = index.read is not None and bool(before.get("skipped"))
+        index.switching = index.read is not None and bool(before.get("switching"))
+        detail = ""
+        if index.read is not None:
+            self._restore(index, found[index.read.concrete], found)
+        kept = {index.read.concrete if index.read else "", *index.former}
+        self._delete(name, [one for one in ours.values() if one.name not in kept])
+        if not index.seeded:
+            detail = "interrupted" if index.read is not None else "unknown" if stored is None else "gone or changed"
+            if not skip_build:
+                index.building, index.unclaimed = self._create(index), True
+            elif index.read is None:
+                # Readers get it at once because the user asked for it.
+                index.read, index.skipped, index.switching = self._create(index), True, True
+                self._settle(index.read)
+                self._save(index)
+                self._switch(index, index.read)
+                index.switching = False
+                self._save(index)
+            if skip_build:
+                detail = "skipped"
+        index.publish()
+        self._indexes[name] = index
+        current = index.read or index.building
+        return IndexReport(name, index.seeded, current.generation.number if current else 0, detail)
+
+    def _refuse_foreign(self, name: str, ours: Mapping[Generation, _Found]) -> None:
+        """A meta store that knows nothing of indexes that are there was deleted, or is not theirs."""
+        if not self._first_owner or self._adopted:
+            return
+        for one in ours.values():
+            owner = one.meta.get("owner")
+            if isinstance(owner, dict) and not same_owner(owner, self._lease.identity):
+                raise OwnerConflict(
+                    f"index {one.name} belongs to slot {owner.get('slot')} of {owner.get('address')}",
+                    hint="Give this deployment another prefix or another cluster, or run once with --adopt",
+                    index=name,
+                )
+
+    def begin_build(self, index: str) -> int:
+        one = self._index(index)
+        with one.lock:
+            if one.building is not None and one.unclaimed:
+                one.unclaimed = False
+                return one.building.generation.number
+            found = self._find(self._names.every(index))
+            if one.read is not None:
+                held = found.get(one.read.concrete)
+                if held is None or held.uuid != one.read.uuid:
+                    one.read = None
+                    one.publish()
+                else:
+                    self._restore(one, held, found)
+            one.seeded = False
+            begun = self._create(one)
+            one.building, one.unclaimed = begun, False
+            # From here on live writes go to it; only then does the one it replaces disappear.
+            one.publish()
+            kept = {one.concrete for one in (one.read, begun) if one is not None}.union(one.former)
+            ours = self._generations(index, found)
+            self._delete(index, [other for other in ours.values() if other.name not in kept])
+            return begun.generation.number
+
+    def complete_build(self, index: str) -> None:
+        one = self._index(index)
+        with one.lock:
+            built = one.building
+            if built is None:
+                if one.switching and one.read is not None:
+                    self._save(one)
+                    self._finish_switch(one, one.read)
+                return
+            held = self._find(built.concrete).get(built.concrete)
+            if held is None or held.uuid != built.uuid:
+                raise IndexMissing(f"index {built.concrete} vanished while it was built", index=index)
+            if built.target.alias not in held.aliases:
+                raise IndexMissing(f"index {built.concrete} lost its write alias while it was built", index=index)
+            self._client.send("POST", f"/{segment(built.concrete)}/_refresh")
+            self._settle(built)
+            self._wait_copies(built)
+            # The mark before the aliases: whoever finds ``switching`` at a start moves them.  The other way round, a
+            # crash in between would leave readers on a generation that nobody keeps current.
+            if one.read is not None:
+                one.former = (one.read.concrete, *one.former)
+            one.read, one.building = built, None
+            one.seeded, one.skipped, one.switching = True, False, True
+            self._save(one)
+            self._finish_switch(one, built)
+
+    def _finish_switch(self, index: _Index, built: _Built) -> None:
+        self._switch(index, built)
+        # Writers go to both until readers have moved.
+        index.publish()
+        keep = max(0, self._settings.keep_generations.get(index.name, 0))
+        index.former = index.former[:keep]
+        index.switching = False
+        self._save(index)
+        found = self._find(self._names.every(index.name))
+        kept = {built.concrete, *index.former}
+        ours = self._generations(index.name, found)
+        self._delete(index.name, [other for other in ours.values() if other.name not in kept])
+        log.info("sink %s: index %s is complete in %s", self.name, index.name, built.concrete)
+
+    def _create(self, index: _Index) -> _Built:
+        """Make the next generation, with its write alias and no other."""
+        # The number is spent before the index is there: a creation whose answer is lost is never met again.
+        index.last += 1
+        self._save(index)
+        generation = Generation(index.name, index.hash, index.last)
+        concrete, alias = self._names.concrete(generation), self._names.writes(generation)
+        meta = {
+            "flusso_sync": {
+                "index": index.name,
+                "hash": index.hash,
+                "generation": index.last,
+                "renderer": RENDERER,
+                "owner": owner_of(self._lease.identity),
+            }
+        }
+        body = {**index_body(index.plan, self._settings, meta), "aliases": {alias: {}}}
+        try:
+            self._client.send("PUT", f"/{segment(concrete)}", body, {"wait_for_active_shards": 1})
+        except Refused as error:
+            icu = self._settings.text_analysis == "icu" and "icu" in error.message
+            raise SinkRefused(
+                f"sink {self.name}: index {index.name} cannot be created: {error.message}",
+                hint="Install the analysis-icu plugin on every node, or set text_analysis: builtin"
+                if icu
+                else "See the options of its fields and the limits of the cluster",
+                index=index.name,
+            ) from error
+        found = self._find(concrete).get(concrete)
+        if found is None:
+            raise IndexMissing(f"index {concrete} vanished right after it was created", index=index.name)
+        return self._built(generation, found.uuid)
+
+    def _built(self, generation: Generation, uuid: str) -> _Built:
+        return _Built(generation, bulk.target(self._names.writes(generation), self._names.concrete(generation)), uuid)
+
+    def _settle(self, built: _Built) -> None:
+        """From building to serving: refresh and replicas as configured."""
+        self._client.send(
+            "PUT",
+            f"/{segment(built.concrete)}/_settings",
+            {
+                "index": {
+                    "refresh_interval": self._settings.refresh_interval,
+                    "number_of_replicas": max(0, self._settings.number_of_replicas),
+                }
+            },
+        )
+
+    def _wait_copies(self, built: _Built) -> None:
+        """Wait, for a bounded time, until as many copies are there as the cluster can hold."""
+        nodes = self._client.get("/_cluster/health", {"filter_path": "number_of_data_nodes"}).json()
+        copies = min(max(0, self._settings.number_of_replicas), int(nodes["number_of_data_nodes"]) - 1)
+        wanted = max(1, self._settings.number_of_shards) * (1 + copies)
+        deadline = time.monotonic() + self._settings.copies_wait_secs
+        path = f"/_cluster/health/{segment(built.concrete)}"
+        while int(self._client.get(path, {"filter_path": "active_shards"}).json()["active_shards"]) < wanted:
+            if time.monotonic() > deadline:
+                log.warning(
+                    "sink %s: %s has fewer than %d copies per shard after %g s; readers move to it all the same",
+                    self.name,
+                    built.concrete,
+                    1 + copies,
+                    self._settings.copies_wait_secs,
+                )
+                return
+            if self._closed.wait(_LOOK_SECONDS):
+                raise SinkUnavailable(f"sink {self.name} was closed", in_doubt=False)
+
+    # -- aliases ------------------------------------------------------------------------------------------
+
+    def _switch(self, index: _Index, to: _Built) -> None:
+        """Move the hash alias and the convenience alias to one generation, in one request."""
+        hash_alias = self._names.hash_alias(index.name, index.hash)
+        convenience = self._names.convenience(index.name)
+        holders = self._find(f"{hash_alias},{convenience}")
+        aliases = [hash_alias, convenience]
+        if convenience in holders:
+            log.warning("sink %s: %s is an index, so it cannot be an alias of %s", self.name, convenience, to.concrete)
+            aliases.remove(convenience)
+        actions: List[Dict[str, Any]] = [
+            {"remove": {"index": holder.name, "alias": alias}}
+            for holder in holders.values()
+            for alias in aliases
+            if alias in holder.aliases and holder.name != to.concrete
+        ]
+        held = holders[to.concrete].aliases if to.concrete in holders else set()
+        actions.extend({"add": {"index": to.concrete, "alias": alias}} for alias in aliases if alias not in held)
+        if actions:
+            self._client.send("POST", "/_aliases", {"actions": actions})
+
+    def _restore(self, index: _Index, held: _Found, found: Mapping[str, _Found]) -> None:
+        """Give the generation that is read what it lost: its write alias, aliases nobody holds, its settings."""
+        built = index.read
+        assert built is not None
+        if built.target.alias not in held.aliases:
+            self._client.send(
+                "POST", "/_aliases", {"actions": [{"add": {"index": built.concrete, "alias": built.target.alias}}]}
+            )
+        if index.switching:
+            self._switch(index, built)
+            index.switching = False
+            self._save(index)
+        elif self._names.hash_alias(index.name, index.hash) not in held.aliases:
+            self._restore_read_aliases(index, built)
+        wanted = (self._settings.refresh_interval, str(max(0, self._settings.number_of_replicas)))
+        if (held.refresh_interval, held.number_of_replicas) != wanted:
+            self._settle(built)
+
+    def _restore_read_aliases(self, index: _Index, built: _Built) -> None:
+        """Put back what nobody holds.  An alias that was moved by hand (to a former generation, say) stays there."""
+        hash_alias = self._names.hash_alias(index.name, index.hash)
+        convenience = self._names.convenience(index.name)
+        holders = self._find(f"{hash_alias},{convenience}")
+        taken = {alias for holder in holders.values() for alias in (*holder.aliases, holder.name)}
+        adds = [
+            {"add": {"index": built.concrete, "alias": alias}}
+            for alias in (hash_alias, convenience)
+            if alias not in taken
+        ]
+        if adds:
+            log.warning("sink %s: aliases of %s were gone and are put back", self.name, built.concrete)
+            self._client.send("POST", "/_aliases", {"actions": adds})
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def write(self, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
+        self._lease.check()
+        indexes = self._indexes
+        targets: List[Tuple[bulk.Target, ...]] = []
+        for write in writes:
+            index = indexes.get(write.index) or self._index(write.index)
+            to = index.build if write.build else index.live
+            if not to and not write.build:
+                raise IndexMissing(f"index {write.index} has no generation to write to", index=write.index)
+            # A build write without a build belongs to one that is over.
+            targets.append(to)
+        body = bulk.body_of(writes, targets)
+        if not body.items:
+            return body.unsendable
+        # Never refresh what is being built: its segments would be many and small.
+        names = {write.index for write in writes}
+        at_once = refresh and not any(indexes[name].building for name in names)
+        path = self._bulk_path + "&refresh=true" if at_once else self._bulk_path
+        try:
+            answer = self._client.request("POST", path, body.data, content_type="application/x-ndjson")
+            judgement = bulk.judge(answer.data, body.items, writes, self._settings.max_retries)
+        except Unreadable as error:
+            raise self._perhaps_final(error) from error
+        if self._final_answers:
+            with self._final_lock:
+                self._final_answers = 0
+        if judgement.missing or judgement.strange:
+            self._answer_missing(judgement)
+        if refresh and not at_once:
+            self.refresh(sorted(names))
+        return [*body.unsendable, *judgement.failures]
+
+    def _perhaps_final(self, error: Unreadable) -> SinkError:
+        """The same again, until so many came in a row that it is believed."""
+        with self._final_lock:
+            self._final_answers += 1
+            count = self._final_answers
+        if count > max(0, self._settings.max_retries):
+            return SinkError(
+                f"sink {self.name}: {error.message} ({count} times in a row)",
+                hint="See the cluster's log, or raise max_retries",
+            )
+        return SinkUnavailable(error.message, hint=f"It is tried again, {self._settings.max_retries} times at most")
+
+    def _answer_missing(self, judgement: bulk.Judgement) -> None:
+        """Raise ``IndexMissing`` for a generation that should be there; remove what a write gave birth to."""
+        for name in [name for name, meant in judgement.strange if name == meant.alias]:
+            self._delete_born(name)
+        redirected = [(name, meant) for name, meant in judgement.strange if name != meant.alias]
+        if redirected and self._settings.pipeline:
+            name, meant = redirected[0]
+            raise SinkRefused(
+                f"sink {self.name}: pipeline {self._settings.pipeline} sends documents of {meant.concrete} to {name}",
+                hint="A pipeline must leave _index alone",
+            )
+        for target in (*judgement.missing, *(meant for _, meant in judgement.strange)):
+            for index in self._indexes.values():
+                # A generation that was replaced while the request was under way may be gone.
+                if index.current(target):
+                    raise IndexMissing(
+                        f"index {target.concrete} or its write alias is gone",
+                        hint="It is rebuilt",
+                        index=index.name,
+                    )
+
+    def refresh(self, indexes: Sequence[str]) -> None:
+        read = [self._index(index).read for index in indexes]
+        names = [segment(one.concrete) for one in read if one is not None]
+        if names:
+            self._client.send("POST", f"/{','.join(names)}/_refresh", query={"ignore_unavailable": True})
+
+    # -- quarantine -----------------------------------------------------------------------------------------
+
+    def quarantine(self, documents: Sequence[Rejected]) -> None:
+        self._lease.check()
+        self._quarantine.park(documents)
+
+    def release(self, index: str, ids: Sequence[str]) -> None:
+        self._quarantine.release(index, ids)
+
+    def quarantined(self) -> Dict[str, List[str]]:
+        return self._quarantine.ids()
+
+    def parked(self) -> Iterator[Rejected]:
+        """Every document in quarantine with its reason, for people; needs no lease."""
+        return self._quarantine.entries()
+
+    # -- keeping watch --------------------------------------------------------------------------------------
+
+    def renew(self) -> None:
+        if time.monotonic() < self._renewed_at + RENEW_SECONDS:
+            return
+        started = time.monotonic()
+        try:
+            self._lease.renew()
+        except MetaMissing:
+            self._remake_meta()
+        self._renewed_at = started
+
+    def _remake_meta(self) -> None:
+        """Make a meta store that was deleted under us anew from what we hold; the quarantine is lost with it."""
+        log.error("sink %s: the meta store was deleted; it is made anew, its quarantine is lost", self.name)
+        self._meta.prepare()
+        self._lease.restore()
+        if self._record is not None:
+            self.write_record(self._record)
+        for index in self._indexes.values():
+            with index.lock:
+                self._save(index)
+        self._quarantine.load()
+
+    def watch(self) -> List[str]:
+        lost: List[str] = []
+        # One request names every index with a write alias of ours, and every index that is called like one.
+        found = self._find(self._names.every_write_alias)
+        for index in list(self._indexes.values()):
+            # A build that is being completed may hold the lock for a minute, and the lease must be renewed meanwhile.
+            if index.lock.acquire(blocking=False):
+                try:
+                    if not self._is_whole(index, found):
+                        lost.append(index.name)
+                finally:
+                    index.lock.release()
+        for name in found:
+            if any(self._names.parse_writes(index, name) for index in self._indexes):
+                self._delete_born(name)
+        return lost
+
+    def _delete_born(self, name: str) -> None:
+        """Delete an index that a write gave birth to where its alias should have been."""
+        log.warning("sink %s: index %s was born of a write and is deleted", self.name, name)
+        try:
+            self._client.send("DELETE", f"/{segment(name)}", missing=True)
+        except Refused as error:
+            # An alias again meanwhile, which is what it should be.
+            log.info("sink %s: index %s was not deleted: %s", self.name, name, error)
+
+    def _is_whole(self, index: _Index, found: Mapping[str, _Found]) -> bool:
+        """Whether the generations of ``index`` are the ones we made; puts back aliases that are gone."""
+        for built in (index.read, index.building):
+            if built is None:
+                continue
+            held = found.get(built.concrete)
+            if held is None:
+                # Without its write alias it is not in the list.
+                held = self._find(built.concrete).get(built.concrete)
+            if held is None or held.uuid != built.uuid or held.meta.get("hash") != index.hash:
+                return False
+            if built.target.alias not in held.aliases:
+                if built.target.alias in found:
+                    # An index stands where the alias was; it is deleted, and what went there is built again.
+                    return False
+                self._client.send(
+                    "POST", "/_aliases", {"actions": [{"add": {"index": built.concrete, "alias": built.target.alias}}]}
+                )
+            if built is index.read and not index.switching:
+                hash_alias = self._names.hash_alias(index.name, index.hash)
+                if not {hash_alias, self._names.convenience(index.name)} <= held.aliases:
+                    self._restore_read_aliases(index, built)
+        return index.read is not None or index.building is not None
+
+    def report(self) -> SinkReport:
+        facts = {"prefix": self._settings.prefix} if self._settings.prefix else {}
+        try:
+            facts["address"] = self._client.address()
+        except FlussoError:
+            # Closed, or its address cannot be read; the rest is known all the same.
+            pass
+        for index in list(self._indexes.values()):
+            if index.read is not None:
+                facts[f"index {index.name}"] = index.read.concrete
+            if index.building is not None:
+                facts[f"index {index.name} being built"] = index.building.concrete
+        return SinkReport(self.name, "opensearch", self._version, facts)
+
+    def close(self) -> None:
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        try:
+            self._lease.give_back()
+        except FlussoError as error:
+            log.info("sink %s: the lease was not given back and ends by itself: %s", self.name, error)
+        self._client.close()
+
+    # -- reading: for people, tests and the verifier; needs neither lease nor ensure ----------------------------
+
+    def get(self, index: str, id: str) -> Optional[bytes]:
+        """The document as it was written, in real time; None when there is none."""
+        path = f"/{segment(self._names.convenience(index))}/_source/{segment(id)}"
+        answer = self._client.get(path, missing=True)
+        return answer.data if answer.status == 200 else None
+
+    def count(self, index: str) -> int:
+        """How many documents a search finds."""
+        answer = self._client.get(f"/{segment(self._names.convenience(index))}/_count", missing=True)
+        return int(answer.json()["count"]) if answer.status == 200 else 0
+
+    def search(self, index: str, words: str, size: int = 10) -> List[Tuple[str, Any]]:
+        """The best matches for plain words over all fields: (id, document)."""
+        body = {"size": size, "query": {"simple_query_string": {"query": words, "lenient": True}}}
+        path = f"/{segment(self._names.convenience(index))}/_search"
+        answer = self._client.send("POST", path, body, {"filter_path": "hits.hits._id,hits.hits._source"})
+        hits = _exact(answer.data).get("hits", {}).get("hits", [])
+        return [(hit["_id"], hit.get("_source")) for hit in hits]
+
+    def scan(self, index: str, size: int = 1000) -> Iterator[Tuple[str, Any]]:
+        """Every document that is read, as of now: (id, document), numbers with all their digits."""
+        name = segment(self._names.convenience(index))
+        self._client.send("POST", f"/{name}/_refresh")
+        body = {"size": size, "sort": ["_doc"]}
+        query = {"scroll": "2m", "filter_path": "_scroll_id,hits.hits._id,hits.hits._source,_shards.failed"}
+        page = _exact(self._client.send("POST", f"/{name}/_search", body, query).data)
+        try:
+            while True:
+                if page.get("_shards", {}).get("failed"):
+                    raise SinkUnavailable(f"index {index} can be read in part only", in_doubt=False)
+                hits = page.get("hits", {}).get("hits", [])
+                for hit in hits:
+                    yield hit["_id"], hit.get("_source")
+                if not hits:
+                    return
+                scroll = {"scroll": "2m", "scroll_id": page["_scroll_id"]}
+                query = {"filter_path": query["filter_path"]}
+                page = _exact(self._client.send("POST", "/_search/scroll", scroll, query).data)
+        finally:
+            self._client.send("DELETE", "/_search/scroll", {"scroll_id": page["_scroll_id"]}, missing=True)
+
+    # -- small things -------------------------------------------------------------------------------------------
+
+    def _index(self, name: str) -> _Index:
+        try:
+            return self._indexes[name]
+        except KeyError:
+            raise SinkError(f"sink {self.name}: index {name} is written to before it was ensured", index=name) from None
+
+    def _find(self, pattern: str) -> Dict[str, _Found]:
+        """Every index behind a pattern, names or aliases: index name -> what it is."""
+        path = "/" + ",".join(segment(part) if "*" not in part else part for part in pattern.split(","))
+        query: Dict[str, Any] = {"expand_wildcards": "all", "ignore_unavailable": True, "filter_path": _FACTS}
+        answer = self._client.get(path, query, missing=True)
+        if answer.status == 404:
+            return {}
+        found: Dict[str, _Found] = {}
+        for name, entry in answer.json().items():
+            settings = entry.get("settings", {}).get("index", {})
+            found[name] = _Found(
+                name,
+                str(settings.get("uuid", "")),
+                set(entry.get("aliases", {})),
+                entry.get("mappings", {}).get("_meta", {}).get("flusso_sync", {}),
+                str(settings.get("refresh_interval", "")),
+                str(settings.get("number_of_replicas", "")),
+            )
+        return found
+
+    def _generations(self, name: str, found: Mapping[str, _Found]) -> Dict[Generation, _Found]:
+        parsed = {self._names.parse(name, one): held for one, held in found.items()}
+        return {generation: held for generation, held in parsed.items() if generation is not None}
+
+    def _delete(self, name: str, unwanted: Sequence[_Found]) -> None:
+        """Delete generations; never one that says it is another deployment's."""
+        for one in unwanted:
+            owner = one.meta.get("owner")
+            if isinstance(owner, dict) and not same_history(owner, self._lease.identity) and not self._adopted:
+                continue
+            log.info("sink %s: index %s is no longer needed and is deleted", self.name, one.name)
+            self._client.send("DELETE", f"/{segment(one.name)}", missing=True)
+
+    def _save(self, index: _Index) -> None:
+        self._meta.write(
+            _document_id(index.name),
+            {
+                "kind": "index",
+                "key": _document_id(index.name),
+                "index": index.name,
+                "hash": index.hash if index.read is None else index.read.generation.hash,
+                "generation": str(index.read.generation.number) if index.read is not None else None,
+                "uuid": index.read.uuid if index.read is not None else None,
+                "seeded": index.seeded,
+                "skipped": index.skipped,
+                "switching": index.switching,
+                "former": list(index.former),
+                "last": str(index.last),
+            },
+        )
+
+
+def _document_id(name: str) -> str:
+    return f"index:{name}"
+
+
+def _exact(data: bytes) -> Dict[str, Any]:
+    """JSON with every digit kept."""
+    result: Dict[str, Any] = json.loads(data, parse_float=Decimal)
+    return result
