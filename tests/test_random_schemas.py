@@ -197,13 +197,13 @@ class Author:
         elif op in ("like", "ilike"):
             if not type_.texts:
                 return {"column": quoted(name), "op": "neq", "value": first}
-            plain = first.replace("\\", "\\\\")
-            node["value"] = self._random.choice([plain, f"{plain[:1]}%", f"%{plain[-1:]}", f"_{plain[1:]}", "%"])
+            whole, start, end, rest = (part.replace("\\", "\\\\") for part in (first, first[:1], first[-1:], first[1:]))
+            node["value"] = self._random.choice([whole, f"{start}%", f"%{end}", f"_{rest}", "%"])
         return node
 
 
 @pytest.mark.parametrize("case", CASES, ids=repr)
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_random_schema_gives_the_documents_of_the_oracle(
     database: Database, tmp_path: Path, case: Case, seed: int
 ) -> None:
@@ -213,7 +213,7 @@ def test_a_random_schema_gives_the_documents_of_the_oracle(
     with database.connect() as connection, database.connect() as reading:
         reading_settings(reading)
         author = Author(read_tables(connection, case), seed)
-        for number in range(15):
+        for number in range(12):
             path = tmp_path / f"{number}.schema.yml"
             # JSON is YAML in any version of it.
             path.write_text(json.dumps(author.schema(), ensure_ascii=False), encoding="utf-8")
