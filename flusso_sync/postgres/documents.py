@@ -27,6 +27,7 @@ from flusso_sync.postgres.quoting import array_literal
 from flusso_sync.postgres.replication import parse_lsn
 from flusso_sync.postgres.resolve import Trace, by_table, compile_traces, touched
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
+from flusso_sync.postgres.trial import try_out
 from flusso_sync.schema.paths import relation_paths, table_uses, tables
 from flusso_sync.schema.plan import IndexPlan, Table
 from flusso_sync.status import Status
@@ -36,6 +37,9 @@ log = logging.getLogger(__name__)
 #: Keys of one build statement until the size of the documents is known, and at most.
 FIRST_KEYS = 500
 MOST_KEYS = 8192
+
+#: What a row that cannot be rendered makes of its statement: bad data, or a document over 1 GB.
+UNRENDERABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
 
 #: OpenSearch refuses a whole request for an id longer than this (settled.md section 6).
 MOST_ID_BYTES = 512
@@ -131,20 +135,24 @@ class PostgresDocuments(Documents):
         with self._lock:
             self._closed = False
         connection = connect(self._access)
+        traces: List[Trace] = []
+        self._uses = {}
         try:
             with translating("reading the catalog"):
                 catalog = read_catalog(connection, needed)
+                for plan in plans:
+                    bound = bind(plan, catalog)
+                    statements = compile_statements(bound)
+                    try_out(connection, bound, statements)
+                    self._bound[plan.name] = bound
+                    self._statements[plan.name] = statements
+                    traces.extend(self._compile_traces(bound, catalog))
+                    for finding in bound.findings:
+                        log.warning("%s", finding)
+                    for table in tables(plan):
+                        self._uses.setdefault(table, []).append(plan.name)
         finally:
             connection.close()
-        traces: List[Trace] = []
-        self._uses = {}
-        for plan in plans:
-            bound = bind(plan, catalog)
-            self._bound[plan.name] = bound
-            self._statements[plan.name] = compile_statements(bound)
-            traces.extend(self._compile_traces(bound, catalog))
-            for table in tables(plan):
-                self._uses.setdefault(table, []).append(plan.name)
         self._traces = by_table(traces)
         self._users = {catalog.tables[table].oid: users for table, users in self._uses.items()}
         self._lock_statement = lock_statement(needed) + " NOWAIT"
@@ -327,7 +335,7 @@ class PostgresDocuments(Documents):
         statement = self._statements[index].lookup
         try:
             rows = self._guarded(connection, statement, self._parameters(asked))
-        except psycopg.DataError as error:
+        except UNRENDERABLE as error:
             return self._bisect(connection, index, asked, error), rest
         documents: List[Document] = []
         later: List[Key] = []
@@ -351,12 +359,12 @@ class PostgresDocuments(Documents):
                 cursor = connection.execute(statement, parameters, binary=True)
                 connection.execute("RELEASE SAVEPOINT build")
                 return cursor.fetchall()
-        except psycopg.DataError:
+        except UNRENDERABLE:
             connection.execute("ROLLBACK TO SAVEPOINT build")
             raise
 
     def _bisect(
-        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Key], error: psycopg.DataError
+        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Key], error: psycopg.Error
     ) -> List[Document]:
         """Find the rows that cannot be rendered: they are rejected, their neighbours are built (faults C8)."""
         if len(keys) == 1:
@@ -369,7 +377,7 @@ class PostgresDocuments(Documents):
             while left:
                 try:
                     rows = self._guarded(connection, self._statements[index].lookup, self._parameters(left))
-                except psycopg.DataError as deeper:
+                except UNRENDERABLE as deeper:
                     documents.extend(self._bisect(connection, index, left, deeper))
                     break
                 later = []
@@ -445,7 +453,7 @@ class PostgresDocuments(Documents):
         bounds = [*(place.lower or ()), *place.upper]
         try:
             rows = self._guarded(connection, statement, [*bounds, *budget])
-        except psycopg.DataError:
+        except UNRENDERABLE:
             # One row cannot be rendered: by key, the others can.
             documents, rest = self._build(connection, chunk.index, place.keys)
             return [document for document in documents if document.body is not None or document.error], rest
