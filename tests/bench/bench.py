@@ -21,8 +21,8 @@ from tests.bench import shop
 from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
 from tests.bench.documents import Source, settings
 from tests.fix_daemon import DaemonProcess, MakeDaemon, daemons
-from tests.fix_opensearch import start_node
-from tests.postgres_server import make_folder, start_postgres
+from tests.fix_opensearch import NoOpenSearch, start_node
+from tests.postgres_server import NoPostgres, make_folder, start_postgres
 
 RUNS = [*shop.INDEXES, "all"]
 PATIENCE_SECONDS = 1800.0
@@ -119,7 +119,7 @@ def measure(runs: List[str], users: int, say: Any) -> Dict[str, Any]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         say("starting Postgres and OpenSearch ...")
         server = stack.enter_context(start_postgres())
-        node_url = stack.enter_context(start_node()).url
+        node_url = stack.enter_context(start_node(heap="1g")).url
         node = Node(node_url)
         url = server.url(server.create_database("shop"))
         with server.connect("shop") as connection:
@@ -199,7 +199,7 @@ def main() -> int:
     say(HEADER)
     try:
         figures = measure(runs, arguments.users, say)
-    except (RuntimeError, AssertionError) as error:
+    except (NoPostgres, NoOpenSearch, RuntimeError, AssertionError) as error:
         say(f"bin/bench: {error}")
         return 1
     if arguments.json:
