@@ -87,7 +87,11 @@ class Deployment:
         """Wait until every index is built and everything committed up to now is confirmed."""
         self.daemon.wait_until_live(timeout)
         position = self.position()
-        self.daemon.wait_for(lambda: self.confirmed() >= position, timeout, "everything committed is confirmed")
+        self.daemon.wait_for_status(
+            lambda status: lsn_number(status["confirmed_lsn"] or "0/0") >= position,
+            timeout,
+            "everything committed is durable and recorded",
+        )
 
     def expected(self) -> Dict[str, Any]:
         with psycopg.connect(self.database.url, autocommit=True) as connection:

@@ -33,7 +33,6 @@ class StdoutSink(Sink):
         self._stream = sys.stdout.buffer if stream is None else stream
         self._lock = threading.Lock()
         self._sequence = 0
-        self._name = json.dumps(name).encode()
         self._version = json.dumps(__version__).encode()
         self._fields: Dict[str, int] = {}
 
@@ -74,7 +73,7 @@ class StdoutSink(Sink):
     def _line(self, write: Write, stamp: bytes) -> bytes:
         self._sequence += 1
         id, index = json.dumps(write.id).encode(), json.dumps(write.index).encode()
-        tail = b',"seq":%d,"sink":%s,"ts":%s,"version":%s}' % (self._sequence, self._name, stamp, self._version)
+        tail = b',"seq":%d,"sink":"stdout","ts":%s,"version":%s}' % (self._sequence, stamp, self._version)
         if write.body is None:
             line = b'{"id":%s,"index":%s,"op":"delete"%s' % (id, index, tail)
         else:
