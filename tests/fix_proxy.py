@@ -141,8 +141,9 @@ class Proxy:
         source, sink = (pair.client, pair.server) if direction == UP else (pair.server, pair.client)
         try:
             while data := self._receive(pair, source, direction):
-                if self._mode(direction) == BLACKHOLE:
-                    continue
+                # Held, not thrown away: TCP never loses the middle of a stream, so nothing may follow a hole.
+                while self._mode(direction) == BLACKHOLE and not self._over(pair):
+                    self._stopped.wait(0.02)
                 if self._cuts(len(data), direction):
                     pair.gone = True
                     return
