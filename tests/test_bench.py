@@ -35,8 +35,9 @@ def test_shop_has_the_same_rows_everywhere_and_its_links_are_indexed(database: D
 
 @pytest.mark.opensearch
 @pytest.mark.slow
-def test_a_small_run_gives_ratios_side_by_side(opensearch: object) -> None:
+def test_a_small_run_gives_ratios_side_by_side(opensearch: str) -> None:
     command = [str(CHECKOUT / "bin" / "bench"), "--users", "300", "--only", "orders,all", "--json"]
+    command += ["--node", opensearch]
     ran = subprocess.run(command, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=300)
     assert ran.returncode == 0, ran.stderr.decode()
     runs = json.loads(ran.stdout)["runs"]

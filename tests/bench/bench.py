@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from tests.bench import shop
 from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
@@ -111,15 +111,16 @@ def ceiling(source: Source, node: Node, run: str, index: str, rows: int, folder:
     return Ceiling(rows, copying, loading)
 
 
-def measure(runs: List[str], users: int, say: Any) -> Dict[str, Any]:
+def measure(runs: List[str], users: int, node_url: Optional[str], say: Any) -> Dict[str, Any]:
     """All runs over one shop: run -> figures."""
     figures: Dict[str, Any] = {}
     with contextlib.ExitStack() as stack:
         folder = make_folder("flusso-bench-")
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        say("starting Postgres and OpenSearch ...")
+        say("starting its servers ...")
         server = stack.enter_context(start_postgres())
-        node_url = stack.enter_context(start_node(heap="1g")).url
+        if node_url is None:
+            node_url = stack.enter_context(start_node(heap="1g")).url
         node = Node(node_url)
         url = server.url(server.create_database("shop"))
         with server.connect("shop") as connection:
@@ -184,6 +185,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/bench")
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--only", default=",".join(RUNS))
+    parser.add_argument("--node")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     runs = arguments.only.split(",")
@@ -198,7 +200,7 @@ def main() -> int:
 
     say(HEADER)
     try:
-        figures = measure(runs, arguments.users, say)
+        figures = measure(runs, arguments.users, arguments.node, say)
     except (NoPostgres, NoOpenSearch, RuntimeError, AssertionError) as error:
         say(f"bin/bench: {error}")
         return 1
