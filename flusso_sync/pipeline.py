@@ -41,7 +41,7 @@ WATCH_SECONDS = 5.0
 
 #: Records of the confirmed position are at least this far apart: with work in between, and when only idle.
 RECORD_SECONDS = 0.25
-IDLE_RECORD_SECONDS = 2.0
+IDLE_RECORD_SECONDS = 1.0
 
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
@@ -151,6 +151,7 @@ class Pipeline:
         self._gap = prepared.gap is not None
         self._ledger = Ledger(prepared.position, self._finished)
         self._recorded = prepared.position
+        status.set_confirmed(prepared.position)
         missing = self._ensure(stateful or self._sinks, stop)
         every = {plan.name: list(self._sinks) for plan in self._plans}
         rebuild: Dict[str, str] = {**self._wanted_rebuilds, **prepared.rebuild}
