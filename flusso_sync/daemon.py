@@ -79,9 +79,7 @@ class Daemon:
 
     def with_options(self, options: DaemonOptions) -> "Daemon":
         """The same daemon with other options."""
-        return Daemon(
-            self._config, self._backends, options=options, observers=self._observers, status=self._status
-        )
+        return Daemon(self._config, self._backends, options=options, observers=self._observers, status=self._status)
 
     def with_observer(self, observer: Observer) -> "Daemon":
         """The same daemon, telling one more observer."""
@@ -95,9 +93,7 @@ class Daemon:
 
     def with_status(self, status: Status) -> "Daemon":
         """The same daemon, keeping the caller's Status: its counters and uptime outlive the run."""
-        return Daemon(
-            self._config, self._backends, options=self._options, observers=self._observers, status=status
-        )
+        return Daemon(self._config, self._backends, options=self._options, observers=self._observers, status=status)
 
     def start(self) -> "RunningDaemon":
         """Make the parts, start nothing on the network, and return the handle whose status can be served.

@@ -24,7 +24,7 @@ from flusso_sync.errors import FlussoError, SinkUnavailable
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Sink
-from flusso_sync.status import IndexState, Phase, Status
+from flusso_sync.status import IndexState, Status
 from flusso_sync.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -191,9 +191,7 @@ class Pipeline:
                 f"sink {name}",
             )
             for report in reports:
-                self._status.set_index_state(
-                    report.index, IndexState.PENDING, generation=report.generation or None
-                )
+                self._status.set_index_state(report.index, IndexState.PENDING, generation=report.generation or None)
                 if not report.seeded and name in voters:
                     missing.setdefault(report.index, []).append(name)
         silent = [name for name in self._sinks if name not in voters]
@@ -239,9 +237,7 @@ class Pipeline:
         """Rebuild indexes while the pipeline runs, into every sink; the new generation is begun when this returns."""
         self._begin(reasons, {name: list(self._sinks) for name in reasons}, self._halt)
 
-    def _begin(
-        self, reasons: Mapping[str, str], targets: Mapping[str, Sequence[str]], stop: threading.Event
-    ) -> None:
+    def _begin(self, reasons: Mapping[str, str], targets: Mapping[str, Sequence[str]], stop: threading.Event) -> None:
         seeding = self._seeding
         if seeding is None:
             raise AssertionError("a build before the engine")
@@ -252,7 +248,7 @@ class Pipeline:
                 log.info("building index %s: %s", index, reason)
                 for writer in writers:
                     generation = wait_out(
-                        lambda w=writer: w.sink.begin_build(index),  # type: ignore[misc]
+                        lambda w=writer, i=index: w.sink.begin_build(i),  # type: ignore[misc]
                         stop,
                         self._status,
                         f"sink {writer.sink.name}",
@@ -280,9 +276,7 @@ class Pipeline:
         self._spawn("flusso-confirm", self._confirm)
         self._spawn("flusso-watch", self._watch)
         self._spawn("flusso-lag", self._lag)
-        self._spawn(
-            "flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done
-        )
+        self._spawn("flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done)
 
     def _spawn(self, name: str, loop: Callable[[], None], ended: Optional[Callable[[str], None]] = None) -> Worker:
         worker = Worker(name, loop, self._fail, ended)
@@ -329,8 +323,7 @@ class Pipeline:
                     self._builders.append(worker)
                     worker.start()
             if not live and all(
-                self._status.index_state(plan.name)
-                in (IndexState.SEEDED, IndexState.SKIPPED, IndexState.REBUILDING)
+                self._status.index_state(plan.name) in (IndexState.SEEDED, IndexState.SKIPPED, IndexState.REBUILDING)
                 for plan in self._plans
             ):
                 live = True

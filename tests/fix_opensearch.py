@@ -72,6 +72,9 @@ class Node:
                     "org.codelibs.opensearch.runner.OpenSearchRunner",
                     "-basePath",
                     str(self._folder / "node"),
+                    # Nodes of one cluster name find each other; a test's node must stay alone.
+                    "-clusterName",
+                    f"flusso-{uuid.uuid4().hex}",
                     "-numOfNode",
                     str(self._nodes),
                     "-baseHttpPort",

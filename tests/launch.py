@@ -1,4 +1,4 @@
-"""``python -m tests.launch NAME[,NAME…] ARGUMENTS…``: apply functions of ``tests/guards.py``, then run the command line."""
+"""``python -m tests.launch NAMES ARGUMENTS…``: apply functions of ``tests/guards.py``, then run the command line."""
 
 from __future__ import annotations
 

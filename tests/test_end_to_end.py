@@ -89,7 +89,7 @@ def test_a_kill_in_the_middle_of_a_large_transaction_loses_none_of_it(deploy: Ma
     before = daemon.status()["changes_committed"]
     with psycopg.connect(deployment.database.url) as connection:
         (items,) = connection.execute("SELECT count(*) FROM items").fetchone() or (0,)
-        for round in range(-(-100_000 // items)):
+        for _ in range(-(-100_000 // items)):
             connection.execute("UPDATE items SET quantity = quantity + 1")
         connection.commit()
     position = deployment.position()
@@ -121,7 +121,8 @@ def test_kill_and_restart_at_random_under_load_ends_right(deploy: MakeDeployment
     with Writer(deployment.database.url, 7, SHOP) as writer:
         for round in range(30 if LONG else 6):
             daemon = deployment.start()
-            daemon.wait_for_status(lambda s: s["changes_committed"] >= 20 + 40 * (round % 4), message="some progress")
+            enough = 20 + 40 * (round % 4)
+            daemon.wait_for_status(lambda s, n=enough: s["changes_committed"] >= n, message="some progress")
             daemon.kill()
         writer.stop()
     deployment.start()
@@ -193,9 +194,7 @@ def test_an_outage_of_the_source_heals_by_itself(postgres: Any, deploy: MakeDepl
     assert daemon.log.count("Traceback") == 0
 
 
-def test_a_schema_change_builds_beside_the_old_index_which_readers_keep(
-    deploy: MakeDeployment, tmp_path: Any
-) -> None:
+def test_a_schema_change_builds_beside_the_old_index_which_readers_keep(deploy: MakeDeployment, tmp_path: Any) -> None:
     deployment = deploy(SHOP)
     daemon = deployment.start()
     deployment.settle()

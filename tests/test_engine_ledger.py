@@ -69,7 +69,9 @@ def test_waiting_for_a_position_wakes_when_it_is_confirmed() -> None:
     assert ledger.wait_beyond(7, 0.01) == 7
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=30), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=30), st.randoms(use_true_random=False)
+)
 def test_whatever_the_order_of_completion_no_unfinished_entry_is_passed(
     shape: List[Tuple[int, bool]], chance: random.Random
 ) -> None:

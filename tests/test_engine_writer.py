@@ -170,9 +170,7 @@ def test_no_document_is_in_two_requests_at_once_and_the_last_write_wins(rig: Cal
         time.sleep(chance.random() * 0.002)
         if chance.random() < 0.1:
             raise SinkUnavailable("cut")
-        return [
-            Failure(i, FailureKind.RETRY, "full", 429, 0.001) for i in range(len(writes)) if chance.random() < 0.2
-        ]
+        return [Failure(i, FailureKind.RETRY, "full", 429, 0.001) for i in range(len(writes)) if chance.random() < 0.2]
 
     made = rig(answer, concurrency=4)
     made.sink.max_actions = 7
@@ -195,7 +193,11 @@ def test_an_item_told_to_wait_is_sent_again_and_its_neighbours_are_not(rig: Call
 
     def answer(writes: Sequence[Write]) -> Sequence[Failure]:
         seen.extend(w.id for w in writes)
-        return [Failure(i, FailureKind.RETRY, "queue full", 429, 0.01) for i, w in enumerate(writes) if seen.count(w.id) < 3 and w.id == "a"]
+        return [
+            Failure(i, FailureKind.RETRY, "queue full", 429, 0.01)
+            for i, w in enumerate(writes)
+            if seen.count(w.id) < 3 and w.id == "a"
+        ]
 
     made = rig(answer)
     token = Count()

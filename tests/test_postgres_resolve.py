@@ -37,9 +37,7 @@ PLAN = IndexPlan(
             ChildLink(("order_id",), ID),
             (JoinField("product", "belongs_to", PRODUCTS, TargetLink(("product_id",), ID), (NAME,)),),
         ),
-        JoinField(
-            "tags", "many_to_many", TAGS, ThroughLink(TAGGED, ("order_id",), ("tag_id",), ID, ID), (NAME,)
-        ),
+        JoinField("tags", "many_to_many", TAGS, ThroughLink(TAGGED, ("order_id",), ("tag_id",), ID, ID), (NAME,)),
         AggregateField("count", "count", ITEMS, ChildLink(("order_id",), ID)),
     ),
     primary_key=ID,

@@ -21,9 +21,7 @@ MakeDeployment = Callable[..., Deployment]
 
 
 @pytest.fixture
-def deploy(
-    database: Database, opensearch_prefix: Any, make_daemon: MakeDaemon
-) -> Iterator[MakeDeployment]:
+def deploy(database: Database, opensearch_prefix: Any, make_daemon: MakeDaemon) -> Iterator[MakeDeployment]:
     def make(scale: int = 1, **settings: Any) -> Deployment:
         SHOP.load(database.url, scale)
         return Deployment(
@@ -109,8 +107,10 @@ def test_no_document_is_built_before_its_cause_is_visible(
         )
         # When the daemon has had the change for as long as it takes to build it, or to say that it waits
         deployment.daemon.wait_for_status(
-            lambda status: status["changes_committed"] > built
-            or any("not visible" in trouble["what"] for trouble in status["trouble"]),
+            lambda status: (
+                status["changes_committed"] > built
+                or any("not visible" in trouble["what"] for trouble in status["trouble"])
+            ),
             message="built, or waiting for visibility",
         )
     finally:

@@ -46,7 +46,9 @@ class Rows:
 class FiniteCapture(Capture):
     """Streams ``changes`` (key, value or None), one transaction each, and ends; ``hold`` keeps it open."""
 
-    def __init__(self, rows: Rows, changes: Sequence[Tuple[str, Optional[str]]], hold: Optional[threading.Event]) -> None:
+    def __init__(
+        self, rows: Rows, changes: Sequence[Tuple[str, Optional[str]]], hold: Optional[threading.Event]
+    ) -> None:
         self._rows = rows
         self._changes = changes
         self._hold = hold

@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from typing import Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import Callable, Deque, Dict, List, Protocol, Sequence, Set, Tuple, Union
 
 from flusso_sync.backoff import Backoff, Stopped, delay_wish
 from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
@@ -357,8 +357,8 @@ class SinkWriter:
                 )
             if mostly_rejected(sent[document.index], counts[document.index]):
                 raise DocumentRejected(
-                    f"sink {self.sink.name} refused {counts[document.index]} of {sent[document.index]} documents of index "
-                    f"{document.index}, for example {document.id!r}: {document.reason}",
+                    f"sink {self.sink.name} refused {counts[document.index]} of {sent[document.index]} documents "
+                    f"of index {document.index}, for example {document.id!r}: {document.reason}",
                     hint="So many at once show a fault of the mapping; see why and rebuild the index",
                     index=document.index,
                 )

@@ -157,9 +157,7 @@ def translating(doing: str) -> Iterator[None]:
         raise translate(error, doing) from error
 
 
-def rows(
-    connection: "psycopg.Connection[Any]", query: "str | sql.Composable", parameters: Sequence[Any] = ()
-) -> Any:
+def rows(connection: "psycopg.Connection[Any]", query: "str | sql.Composable", parameters: Sequence[Any] = ()) -> Any:
     """Run one statement and return all rows; psycopg's errors are translated."""
     with translating("a catalog query failed"):
         cursor = connection.execute(query, parameters)  # type: ignore[arg-type]

@@ -240,9 +240,7 @@ class PostgresDocuments(Documents):
             with contextlib.suppress(Exception):
                 connection.close()
 
-    def _begin(
-        self, xids: Set[int], runs: Sequence[ChangeRun], stop: threading.Event
-    ) -> "psycopg.Connection[Any]":
+    def _begin(self, xids: Set[int], runs: Sequence[ChangeRun], stop: threading.Event) -> "psycopg.Connection[Any]":
         started = time.monotonic()
         pause = VISIBLE_FIRST_SECONDS
         while True:
@@ -390,9 +388,7 @@ class PostgresDocuments(Documents):
         return documents
 
     def _id(self, connection: "psycopg.Connection[Any]", index: str, key: Key) -> str:
-        cursor = connection.execute(
-            self._statements[index].ids, [array_literal([part]) for part in key], binary=True
-        )
+        cursor = connection.execute(self._statements[index].ids, [array_literal([part]) for part in key], binary=True)
         row = cursor.fetchone()
         if row is None:
             raise AssertionError("an id was asked for and not told")
@@ -441,9 +437,7 @@ class PostgresDocuments(Documents):
             found[-1][1],
         )
 
-    def _build_chunk(
-        self, connection: "psycopg.Connection[Any]", chunk: Chunk
-    ) -> Tuple[List[Document], Sequence[Key]]:
+    def _build_chunk(self, connection: "psycopg.Connection[Any]", chunk: Chunk) -> Tuple[List[Document], Sequence[Key]]:
         place: _Place = chunk.place
         if not chunk.ids:
             return [], ()
@@ -472,7 +466,9 @@ class PostgresDocuments(Documents):
 class _PostgresSnapshot(Snapshot):
     """A snapshot in progress; see ``PostgresDocuments``, whose thread-bound connection it uses."""
 
-    def __init__(self, documents: PostgresDocuments, connection: "psycopg.Connection[Any]", facts: SnapshotFacts) -> None:
+    def __init__(
+        self, documents: PostgresDocuments, connection: "psycopg.Connection[Any]", facts: SnapshotFacts
+    ) -> None:
         self._documents = documents
         self.connection = connection
         self.version = facts.version

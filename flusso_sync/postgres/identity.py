@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 #: How long the lock for one ALTER is tried for; one long reader can hold it off for ever (settled.md section 4).
 LOCK_BUDGET_SECONDS = 60.0
 
+
 class Identity(NamedTuple):
     """What one table (or leaf) tells of a row that went, and what it should tell.
 
@@ -64,7 +65,10 @@ def _covering(relation: Relation, links: Sequence[str]) -> Optional[Index]:
     fit = [
         index
         for index in relation.indexes
-        if index.unique and index.constraint and index.immediate and not index.partial
+        if index.unique
+        and index.constraint
+        and index.immediate
+        and not index.partial
         and index.columns is not None
         and set(links) <= set(index.columns)
         and all(relation.columns[name].not_null for name in index.columns)

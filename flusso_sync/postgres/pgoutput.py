@@ -56,9 +56,7 @@ class Shape:
 
     __slots__ = ("table", "leaf", "columns", "key", "full", "_want", "_order", "_compare")
 
-    def __init__(
-        self, wanted: Wanted, leaf: Table, identity: str, columns: Sequence[Tuple[str, bool]]
-    ) -> None:
+    def __init__(self, wanted: Wanted, leaf: Table, identity: str, columns: Sequence[Tuple[str, bool]]) -> None:
         self.table = wanted.table
         self.leaf = leaf
         names = [name for name, _ in columns]
@@ -283,6 +281,4 @@ def _fill(new: Values, old: Values, told: Optional[Sequence[bool]]) -> Values:
     """An unchanged TOAST value of the new tuple is the old tuple's, where that has it."""
     if ABSENT not in new:
         return new
-    return tuple(
-        old[i] if value is ABSENT and (told is None or told[i]) else value for i, value in enumerate(new)
-    )
+    return tuple(old[i] if value is ABSENT and (told is None or told[i]) else value for i, value in enumerate(new))

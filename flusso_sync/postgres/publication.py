@@ -16,7 +16,6 @@ from flusso_sync.postgres.connection import rows, translating
 from flusso_sync.postgres.quoting import identifier, table_name
 from flusso_sync.schema.plan import Table
 
-
 _PUBLICATION = """
 select p.oid::int8, p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete, p.pubtruncate, p.pubviaroot
   from pg_publication p where p.pubname = %s
@@ -46,10 +45,10 @@ def coverage(connection: "psycopg.Connection[Any]", publication: str, needed: Se
     Raises ``PublicationMismatch`` when it exists and would hide changes of tables it has.
     """
     found = rows(connection, _PUBLICATION, (publication,))
-    name = identifier(publication)
+    quoted = identifier(publication)
     if not found:
         return Coverage(
-            False, tuple(needed), f"CREATE PUBLICATION {name} FOR TABLE {_list(needed)}" if needed else None
+            False, tuple(needed), f"CREATE PUBLICATION {quoted} FOR TABLE {_list(needed)}" if needed else None
         )
     oid, _, insert, update, delete, truncate, via_root = found[0]
     operations = {"insert": insert, "update": update, "delete": delete, "truncate": truncate}
@@ -57,26 +56,27 @@ def coverage(connection: "psycopg.Connection[Any]", publication: str, needed: Se
     if absent:
         raise PublicationMismatch(
             f"publication {publication} does not publish {', '.join(absent)}",
-            hint=f"Run: ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate')",
+            hint=f"Run: ALTER PUBLICATION {quoted} SET (publish = 'insert, update, delete, truncate')",
         )
     if via_root:
         raise PublicationMismatch(
             f"publication {publication} publishes partitions as their root table",
-            hint=f"Run: ALTER PUBLICATION {name} SET (publish_via_partition_root = false)",
+            hint=f"Run: ALTER PUBLICATION {quoted} SET (publish_via_partition_root = false)",
         )
     if connection.info.server_version >= 150000:
         wanted = set(needed)
-        for schema, table, filtered, listed in rows(connection, _RESTRICTED, (oid,)):
-            if Table(schema, table) in wanted:
+        for schema, name, filtered, _ in rows(connection, _RESTRICTED, (oid,)):
+            table = Table(schema, name)
+            if table in wanted:
                 what = "a row filter" if filtered else "a column list"
-                quoted = table_name(Table(schema, table))
+                mend = f"ALTER PUBLICATION {quoted} DROP TABLE {table_name(table)}"
                 raise PublicationMismatch(
-                    f"publication {publication} has {what} on {schema}.{table}, so some of its changes would not be told",
-                    hint=f"Run: ALTER PUBLICATION {name} DROP TABLE {quoted}; ALTER PUBLICATION {name} ADD TABLE {quoted}",
+                    f"publication {publication} has {what} on {table}, so some of its changes would not be told",
+                    hint=f"Run: {mend}; ALTER PUBLICATION {quoted} ADD TABLE {table_name(table)}",
                 )
     members: Set[Table] = {Table(schema, table) for schema, table in rows(connection, _MEMBERS, (publication,))}
     missing = tuple(table for table in needed if table not in members)
-    return Coverage(True, missing, f"ALTER PUBLICATION {name} ADD TABLE {_list(missing)}" if missing else None)
+    return Coverage(True, missing, f"ALTER PUBLICATION {quoted} ADD TABLE {_list(missing)}" if missing else None)
 
 
 def extend(connection: "psycopg.Connection[Any]", found: Coverage) -> None:

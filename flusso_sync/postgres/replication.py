@@ -84,7 +84,9 @@ class ReplicationStream:
 
     def _refusal(self, result: "pq.abc.PGresult") -> SourceError:
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-        text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode("utf-8", "replace")
+        text = (result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message).decode(
+            "utf-8", "replace"
+        )
         if state == "55006":
             return SlotInUse(text, slot=self._slot, hint="The other process is waited for; end it if it is not wanted")
         if state == "42704" and "replication slot" in text:

@@ -66,9 +66,7 @@ def compile_traces(
 def _chain(hops: Sequence[Hop], lookup: Columns, given: Columns, type_of: TypeOf, *, by_key: bool) -> str:
     """Select the root keys that ``given`` values of the last table lead to, walking the hops backwards."""
     table = hops[-1].child
-    arrays = ", ".join(
-        f"${i}::text[]::{type_of(table, column)}[]" for i, column in enumerate(given, start=1)
-    )
+    arrays = ", ".join(f"${i}::text[]::{type_of(table, column)}[]" for i, column in enumerate(given, start=1))
     names = ", ".join(f"v{i}" for i in range(1, len(given) + 1))
     # OFFSET 0 keeps the planner from flattening the keys away: they are few and always come first.
     joins = [f"(select distinct * from unnest({arrays}) as k({names}) offset 0) k"]
@@ -149,9 +147,7 @@ def touched(changes: Iterable[Change], traces: Mapping[Table, Sequence[Trace]]) 
     return Touched(keys, lookups, truncated, unknown)
 
 
-def _gather(
-    shape: Shape, trace: Trace, changes: Sequence[Change], found: Set[Link], rows: Set[Link]
-) -> int:
+def _gather(shape: Shape, trace: Trace, changes: Sequence[Change], found: Set[Link], rows: Set[Link]) -> int:
     """Collect the link values of ``changes``; returns how many old links nobody can tell any more.
 
     A current value that the stream leaves out is asked for by the row's key, into ``rows``.

@@ -105,11 +105,15 @@ def guard_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:
     )
     whom = f" (backend pid {holder[0][0]})" if holder else ""
     raise SlotInUse(
-        f"another daemon holds slot {slot}{whom}", hint="It is waited for; this one takes over when it is gone", slot=slot
+        f"another daemon holds slot {slot}{whom}",
+        hint="It is waited for; this one takes over when it is gone",
+        slot=slot,
     )
 
 
-def wait_for_older(connection: "psycopg.Connection[Any]", stop: threading.Event, waiting: Callable[[str], None]) -> None:
+def wait_for_older(
+    connection: "psycopg.Connection[Any]", stop: threading.Event, waiting: Callable[[str], None]
+) -> None:
     """Wait until every transaction that is open now has ended (promise 1: a table added to a live publication)."""
     limit = int(rows(connection, "select pg_snapshot_xmax(pg_current_snapshot())::text")[0][0])
     while int(rows(connection, "select pg_snapshot_xmin(pg_current_snapshot())::text")[0][0]) < limit:
@@ -131,7 +135,9 @@ def check_server(connection: "psycopg.Connection[Any]") -> None:
         " (select rolreplication or rolsuper from pg_roles where rolname = current_user)",
     )[0]
     if level != "logical":
-        raise SourceRefused(f"wal_level is {level}; logical is needed", hint="Set wal_level = logical and restart Postgres")
+        raise SourceRefused(
+            f"wal_level is {level}; logical is needed", hint="Set wal_level = logical and restart Postgres"
+        )
     if not replicates:
         raise SourceRefused(
             "the role may not replicate", hint="Run: ALTER ROLE name REPLICATION, with the role of the connection URL"

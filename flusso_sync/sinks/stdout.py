@@ -66,7 +66,8 @@ class StdoutSink(Sink):
                 self._stream.flush()
             except (BrokenPipeError, ValueError) as error:
                 raise SinkRefused(
-                    f"sink {self.name}: nobody reads standard output any more", hint="Keep the reader of the pipe running"
+                    f"sink {self.name}: nobody reads standard output any more",
+                    hint="Keep the reader of the pipe running",
                 ) from error
         return ()
 
