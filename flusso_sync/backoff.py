@@ -56,9 +56,7 @@ def delay_wish(error: FlussoError) -> Optional[float]:
     return None
 
 
-def wait_out(
-    action: Callable[[], T], stop: threading.Event, status: Status, key: str, *, blocking: bool = True
-) -> T:
+def wait_out(action: Callable[[], T], stop: threading.Event, status: Status, key: str, *, blocking: bool = True) -> T:
     """Call ``action`` until it does not raise a transient error, and return its result.
 
     Meanwhile the trouble ``key`` stands in the register.  Raises ``Stopped`` when ``stop`` ends the wait and

@@ -152,9 +152,7 @@ class Detached(Observer):
         self._dropped = 0
         self._failed: Set[str] = set()
         # A daemon thread: the code is a stranger's and may never return, which must not keep the process.
-        self._thread = threading.Thread(
-            target=self._loop, name=f"flusso-observer-{next(self._numbers)}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._loop, name=f"flusso-observer-{next(self._numbers)}", daemon=True)
 
     @property
     def dropped(self) -> int:

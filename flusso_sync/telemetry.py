@@ -212,9 +212,7 @@ class Telemetry:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
             exporter = _exporter("TRACES", environ)
-            provider = TracerProvider(
-                resource=Resource.create({"service.name": "flusso-cli"}), shutdown_on_exit=False
-            )
+            provider = TracerProvider(resource=Resource.create({"service.name": "flusso-cli"}), shutdown_on_exit=False)
             provider.add_span_processor(BatchSpanProcessor(exporter))
         except Exception as error:
             logger.warning("traces are not exported: %s", error)
@@ -249,9 +247,7 @@ def _metrics_push(environ: Mapping[str, str]) -> Optional[MetricReader]:
     try:
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-        return PeriodicExportingMetricReader(
-            _exporter("METRICS", environ), export_interval_millis=PUSH_INTERVAL_MILLIS
-        )
+        return PeriodicExportingMetricReader(_exporter("METRICS", environ), export_interval_millis=PUSH_INTERVAL_MILLIS)
     except Exception as error:
         logger.warning("metrics are not pushed: %s", error)
         return None
