@@ -13,7 +13,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 from flusso_sync.errors import SinkBlocked, SinkUnauthorized
 from flusso_sync.sinks.base import Failure, FailureKind, Write
-from flusso_sync.sinks.opensearch.client import BLOCKS, INDEX_MISSING, Unreadable, type_and_reason
+from flusso_sync.sinks.opensearch.client import BLOCKS, INDEX_MISSING, Unreadable
 
 #: All of the answer that is read, and nothing that a document could forge.
 FILTER_PATH = "errors,items.*._index,items.*.status,items.*.error"
@@ -136,8 +136,8 @@ def judge(data: bytes, items: Sequence[Item], writes: Sequence[Write], max_retri
             if answer.get("_index") != to.concrete:
                 strange[(str(answer.get("_index")), to)] = None
             continue
-        type_, reason = type_and_reason(error) if isinstance(error, dict) else ("", str(error or ""))
-        reason = f"{type_}: {reason}" if type_ else reason or f"refused with status {status}"
+        type_ = str(error.get("type") or "") if isinstance(error, dict) else ""
+        reason = _reason(error) or f"refused with status {status}"
         if type_ == INDEX_MISSING:
             missing[to] = None
             continue
@@ -164,6 +164,25 @@ def judge(data: bytes, items: Sequence[Item], writes: Sequence[Write], max_retri
             f"OpenSearch denies writing: {next(iter(found.values())).reason}", hint="See the rights of the sink's user"
         )
     return Judgement(list(found.values()), list(missing), list(strange))
+
+
+#: Where OpenSearch begins to quote the value it refuses; a row's content has no place in logs.
+_QUOTES = ("Preview of field's value", "The prefix of the first immense term")
+
+
+def _reason(error: Any) -> str:
+    """Why an item failed, without the value that was at fault."""
+    if not isinstance(error, dict):
+        return str(error or "")
+    type_, reason = str(error.get("type") or ""), str(error.get("reason") or "")
+    for quote in _QUOTES:
+        reason = reason.partition(quote)[0].rstrip(" ,.")
+    cause = error.get("caused_by")
+    if isinstance(cause, dict):
+        # What the cause says quotes values too; it is needed only where the rest says nothing at all.
+        why = cause.get("reason") if reason == "failed to parse" else cause.get("type")
+        reason = f"{reason} ({why})" if why else reason
+    return f"{type_}: {reason}" if type_ else reason
 
 
 #: A write with several targets is as bad as its worst, and waits before it is given up.
