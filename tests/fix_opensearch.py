@@ -45,6 +45,7 @@ class Node:
         self._nodes = nodes
         self._heap = heap
         self._process: Optional[subprocess.Popen[bytes]] = None
+        self._port: Optional[int] = None
         self.url = ""
 
     @property
@@ -60,7 +61,8 @@ class Node:
         if java is None:
             raise NoOpenSearch("no java on the PATH")
         output = self._folder / "output.log"
-        port = _free_port()
+        # The same port again after a stop, so that clients find it.
+        self._port = port = self._port or _free_port()
         with output.open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -243,6 +245,8 @@ def _free_port() -> int:
     """A free port that the runner can reach: it counts up from its base, to :data:`HIGHEST_PORT`."""
     for port in range(9210 + os.getpid() % 40, HIGHEST_PORT):
         with socket.socket() as probe:
+            # As the server does: a connection that lingers from before does not take the port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import socket
 import ssl
 import threading
@@ -35,8 +34,6 @@ from flusso_sync.errors import (
     SinkUnavailable,
 )
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings, read
-
-log = logging.getLogger(__name__)
 
 Query = Mapping[str, Union[str, int, bool]]
 
@@ -276,6 +273,8 @@ class Client:
             if not settings.tls_verify:
                 context.check_hostname = False
                 context.verify_mode = ssl.CERT_NONE
+                # Refused by name; urllib3 would say so again at every connection.
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
             if settings.client_cert:
                 context.load_cert_chain(settings.client_cert, settings.client_key)
         except (OSError, ssl.SSLError) as error:
