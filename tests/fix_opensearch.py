@@ -66,6 +66,7 @@ class Node:
         with output.open("wb") as log:
             self._process = subprocess.Popen(
                 [
+                    *_with_us(),
                     java,
                     f"-Xms{self._heap}",
                     "-Xmx1g",
@@ -82,8 +83,7 @@ class Node:
                     "-baseHttpPort",
                     str(port - 1),
                 ],
-                # The runner ends when its input does: a test run that is killed leaves no node behind.
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -119,8 +119,6 @@ class Node:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
-        if process.stdin is not None:
-            process.stdin.close()
 
     def kill(self) -> None:
         """``kill -9``: nothing is flushed."""
@@ -128,8 +126,6 @@ class Node:
         if process is not None:
             process.send_signal(signal.SIGKILL)
             process.wait(10)
-            if process.stdin is not None:
-                process.stdin.close()
 
     def __enter__(self) -> Node:
         return self
@@ -239,6 +235,12 @@ def opensearch_prefix(opensearch: str) -> Iterator[Prefix]:
     prefix = Prefix(opensearch, f"t{uuid.uuid4().hex[:10]}_")
     yield prefix
     prefix.clear()
+
+
+def _with_us() -> List[str]:
+    """A prefix that ends the command when the thread that started it does: a killed run leaves no node behind."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv is not None else []
 
 
 def _free_port() -> int:
