@@ -80,7 +80,7 @@ class DefaultBackends:
         if not made:
             from flusso_sync.sinks.stdout import StdoutSink as Stdout
 
-            made[FALLBACK_SINK] = Stdout(FALLBACK_SINK, pretty=options.pretty)
+            made[FALLBACK_SINK] = Stdout(FALLBACK_SINK, pretty=bool(options.pretty))
         return made
 
 

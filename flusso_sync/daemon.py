@@ -43,9 +43,9 @@ class DaemonOptions:
     slot: Optional[str] = None
     publication: Optional[str] = None
     manage_publication: Optional[bool] = None
-    skip_backfill: bool = False
+    skip_backfill: Optional[bool] = None
     queue_capacity: Optional[int] = None
-    pretty: bool = False
+    pretty: Optional[bool] = None
     lag_poll_interval: Optional[float] = None
     adopt: bool = False
 
@@ -253,7 +253,7 @@ class RunningDaemon:
             backfill_workers=config.backfill.workers or min(os.cpu_count() or 1, 4),
             chunk_rows=config.backfill.chunk_rows,
             lag_poll_seconds=LAG_POLL_SECONDS if options.lag_poll_interval is None else options.lag_poll_interval,
-            skip_backfill=options.skip_backfill,
+            skip_backfill=bool(options.skip_backfill),
             adopt=options.adopt,
         )
 
