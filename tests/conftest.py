@@ -11,7 +11,7 @@ from typing import Iterator, List
 import pytest
 from hypothesis import settings
 
-SERVERS = ["tests.fix_pg", "tests.fix_opensearch", "tests.fix_proxy", "tests.fix_daemon"]
+SERVERS = ["tests.fix_pg", "tests.fix_opensearch", "tests.fix_proxy", "tests.fix_daemon", "tests.fix_deployment"]
 pytest_plugins = [name for name in SERVERS if find_spec(name) is not None]
 
 #: A fixture that needs a real server gives its test that server's marker.

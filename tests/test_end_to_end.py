@@ -5,36 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import time
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Dict
 
 import psycopg
 import pytest
 
-from tests.cases import SHOP, THIRTY, Case
+from tests.cases import SHOP, THIRTY
 from tests.deployment import Deployment, lsn_number
-from tests.fix_daemon import DaemonProcess, MakeDaemon
+from tests.fix_daemon import DaemonProcess
+from tests.fix_deployment import MakeDeployment
 from tests.histories import Writer
 from tests.oracle.compare import assert_same, fold_stdout, read_opensearch
 from tests.oracle.documents import evaluate_all
-from tests.postgres_server import Database
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
 
 LONG = os.environ.get("FLUSSO_LONG") == "1"
-
-MakeDeployment = Callable[..., Deployment]
-
-
-@pytest.fixture
-def deploy(database: Database, opensearch_prefix: Any, make_daemon: MakeDaemon) -> Iterator[MakeDeployment]:
-    def make(case: Case, scale: int = 1, **settings: Any) -> Deployment:
-        case.load(database.url, scale)
-        return Deployment(
-            database, opensearch_prefix.url, opensearch_prefix.prefix, case, make_daemon, settings=settings
-        )
-
-    yield make
 
 
 def stdout_is_right(daemon: DaemonProcess, expected: Dict[str, Any]) -> None:

@@ -5,30 +5,16 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, List
 
 import pytest
 
-from tests.cases import SHOP
 from tests.deployment import Deployment, wait_for_file
-from tests.fix_daemon import MakeDaemon
+from tests.fix_deployment import MakeDeployment
 from tests.postgres_server import Database, PostgresServer
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
-
-MakeDeployment = Callable[..., Deployment]
-
-
-@pytest.fixture
-def deploy(database: Database, opensearch_prefix: Any, make_daemon: MakeDaemon) -> Iterator[MakeDeployment]:
-    def make(scale: int = 1, **settings: Any) -> Deployment:
-        SHOP.load(database.url, scale)
-        return Deployment(
-            database, opensearch_prefix.url, opensearch_prefix.prefix, SHOP, make_daemon, settings=settings
-        )
-
-    yield make
 
 
 def expect(deployment: Deployment, guarded: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import psycopg
 import pytest
@@ -10,31 +10,12 @@ import pytest
 from tests.cases import SHOP
 from tests.deployment import Deployment
 from tests.fix_daemon import MakeDaemon
+from tests.fix_deployment import MakeDeployment
 from tests.fix_proxy import Proxy
 from tests.oracle.compare import read_opensearch
 from tests.postgres_server import Database, PostgresServer, free_port
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
-
-MakeDeployment = Callable[..., Deployment]
-
-
-@pytest.fixture
-def deploy(database: Database, opensearch_prefix: Any, make_daemon: MakeDaemon) -> Iterator[MakeDeployment]:
-    def make(**settings: Any) -> Deployment:
-        SHOP.load(database.url)
-        source_url = settings.pop("source_url", None)
-        return Deployment(
-            database,
-            opensearch_prefix.url,
-            opensearch_prefix.prefix,
-            SHOP,
-            make_daemon,
-            source_url=source_url,
-            settings=settings,
-        )
-
-    yield make
 
 
 def port_of(url: str) -> int:
