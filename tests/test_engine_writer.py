@@ -273,3 +273,110 @@ def test_a_full_writer_says_so_until_something_is_sent(rig: Callable[..., Rig]) 
     assert made.writer.has_room(build=True)
     made.start()
     assert made.writer.wait_room(build=False, timeout=10)
+
+
+def test_a_retried_live_write_is_not_given_up_for_a_builds_write(rig: Callable[..., Rig]) -> None:
+    # Given a live write that the sink asks to wait for, while a chunk's write of the same document is enqueued
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        if not asked.is_set():
+            asked.set()
+            go.wait(10)
+            return [Failure(0, FailureKind.RETRY, "full", 429, 0.001)]
+        return ()
+
+    made = rig(answer)
+    live, build = Count(), Count()
+    made.writer.enqueue([write("a", "live")], live)
+    made.start()
+    assert asked.wait(10)
+    made.writer.enqueue([write("a", "read by the build", True)], build)
+    go.set()
+    until(lambda: live.left == 0 and build.left == 0)
+    # Then the live write is sent, for a build's goes to the unfinished generation alone
+    assert [("a", b"live", False)] in made.sink.requests[1:]
+
+
+def test_trouble_ends_although_what_met_it_was_replaced_meanwhile(rig: Callable[..., Rig]) -> None:
+    failing, go = threading.Event(), threading.Event()
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        if not failing.is_set():
+            failing.set()
+            go.wait(10)
+            raise SinkUnavailable("cut")
+        return ()
+
+    made = rig(answer)
+    token = Count()
+    made.writer.enqueue([write("a", "1")], token)
+    made.start()
+    assert failing.wait(10)
+    made.writer.enqueue([write("a", "2")], token)
+    go.set()
+    until(lambda: token.left == 0)
+    until(lambda: not made.status.troubles(), 2)
+
+
+def test_a_hot_document_of_a_sink_that_is_away_is_held_once(rig: Callable[..., Rig]) -> None:
+    made = rig()
+    token = Count()
+    for turn in range(1000):
+        made.writer.enqueue([write("a", f"{turn}")], token)
+    assert len(made.writer._live) == 1
+    made.start()
+    until(lambda: token.left == 0)
+    assert made.sink.documents == {"a": b"999"}
+    assert made.writer._live_bytes == 0
+
+
+def test_a_quarantine_that_is_away_is_waited_for_and_the_trouble_ends(rig: Callable[..., Rig]) -> None:
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        return [Failure(i, FailureKind.REJECTED, "bad", 400) for i, w in enumerate(writes) if w.body == b"bad"]
+
+    made = rig(answer, OnError.SKIP)
+    away = threading.Event()
+    away.set()
+    quarantine, release = made.sink.quarantine, made.sink.release
+
+    def park(documents: Sequence[Rejected]) -> None:
+        if away.is_set():
+            raise SinkUnavailable("away")
+        quarantine(documents)
+
+    def free(index: str, ids: Sequence[str]) -> None:
+        if away.is_set():
+            raise SinkUnavailable("away")
+        release(index, ids)
+
+    made.sink.quarantine, made.sink.release = park, free  # type: ignore[method-assign]
+    token = Count()
+    made.start()
+    for body in ("bad", "good"):
+        away.set()
+        made.writer.enqueue([write("a", body)], token)
+        until(lambda: bool(made.status.troubles()))
+        away.clear()
+        until(lambda: token.left == 0)
+        until(lambda: not made.status.troubles(), 2)
+    assert not made.failures
+    assert made.sink.released == ["a"]
+
+
+def test_an_index_is_clear_once_nothing_of_it_waits_or_is_on_its_way(rig: Callable[..., Rig]) -> None:
+    go = threading.Event()
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        go.wait(10)
+        return ()
+
+    made = rig(answer)
+    assert made.writer.wait_clear("i", 0.0)
+    made.writer.enqueue([write("a", "1"), write("b", "1", True)], Count())
+    assert not made.writer.wait_clear("i", 0.01)
+    assert made.writer.wait_clear("another", 0.0)
+    made.start()
+    assert not made.writer.wait_clear("i", 0.05)
+    go.set()
+    assert made.writer.wait_clear("i", 10)

@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from typing import Callable, Deque, Dict, List, Protocol, Sequence, Set, Tuple, Union
 
-from flusso_sync.backoff import Backoff, Stopped, delay_wish
+from flusso_sync.backoff import Backoff, delay_wish, wait_out
 from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
 from flusso_sync.observer import Observer
@@ -78,6 +78,8 @@ class SinkWriter:
         #: Indexes with live writes that no refresh has made searchable yet.
         self._dirty: Set[str] = set()
         self._refreshing = False
+        #: The trouble of this sink is registered; whichever thread succeeds next clears it.
+        self._troubled = False
         self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
 
     # -- the engine's side ------------------------------------------------------------------------
@@ -85,7 +87,6 @@ class SinkWriter:
     def enqueue(self, writes: Sequence[Write], token: Token) -> None:
         """Queue writes, the newest of their ids; ``token`` is released once for each when it is durable."""
         token.hold(len(writes))
-        superseded: List[Write] = []
         with self._changed:
             for write in writes:
                 lane = (write.index, write.id)
@@ -97,10 +98,15 @@ class SinkWriter:
                         older.tokens.append(token)
                         continue
                     self._forget(older)
-                    older.state = GONE
+                    if older.build == write.build:
+                        # In its place: a sink that is away must not make a queue of what one hot document once was.
+                        older.body, older.version, older.lsn = write.body, write.version, write.lsn
+                        older.tokens.append(token)
+                        self._weigh(older)
+                        continue
+                    older.state, older.body = GONE, None
                     write.tokens.extend(older.tokens)
                     write.doubt = older.doubt
-                    superseded.append(older)
                 self._waiting[lane] = write
                 self._remember(write)
             if writes and not writes[0].build:
@@ -122,12 +128,23 @@ class SinkWriter:
         with self._changed:
             return (self._build_bytes if build else self._live_bytes) < self._room_bytes
 
+    def wait_clear(self, index: str, timeout: float) -> bool:
+        """True once no write of ``index`` waits or is on its way; False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while any(lane[0] == index for held in (self._waiting, self._in_flight) for lane in held):
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self._changed.wait(remaining)
+            return True
+
     def forget_builds(self, index: str) -> None:
         """Drop the waiting build writes of an index whose build starts over; their tokens stay held."""
         with self._changed:
             for write in [w for w in self._build if w.index == index and w.state == WAITING]:
                 self._forget(write)
-                write.state = GONE
+                write.state, write.body = GONE, None
                 del self._waiting[(write.index, write.id)]
             self._changed.notify_all()
 
@@ -170,12 +187,14 @@ class SinkWriter:
                     self._changed.notify_all()
 
     def _remember(self, write: Write) -> None:
+        (self._build if write.build else self._live).append(write)
+        self._weigh(write)
+
+    def _weigh(self, write: Write) -> None:
         weight = (len(write.body) if write.body is not None else 0) + WRITE_OVERHEAD_BYTES
         if write.build:
-            self._build.append(write)
             self._build_bytes += weight
         else:
-            self._live.append(write)
             self._live_bytes += weight
 
     def _forget(self, write: Write) -> None:
@@ -252,8 +271,6 @@ class SinkWriter:
     def _send(self, writes: List[Write]) -> None:
         """Carry ``writes`` out to the end, whatever it takes; releases their tokens."""
         backoff = Backoff()
-        trouble = f"sink {self.sink.name}"
-        troubled = False
         while writes:
             try:
                 failures = self.sink.write(writes)
@@ -268,25 +285,35 @@ class SinkWriter:
             except SinkUnavailable as error:
                 for write in writes:
                     write.doubt = write.doubt or error.in_doubt
-                troubled = True
-                self._status.trouble(trouble, error.message, error.hint or "", blocking=True)
+                self._tell(error.message, error.hint or "")
                 backoff.wait(self._stop, delay_wish(error))
                 writes = self._newest(writes)
                 continue
-            if troubled and len(failures) < len(writes):
-                self._status.clear_trouble(trouble)
-                troubled = False
+            if not any(failure.kind is FailureKind.RETRY for failure in failures):
+                self._well()
             writes = self._judge(writes, failures)
             if writes:
-                troubled = True
                 reason = next(f for f in failures if f.kind is FailureKind.RETRY)
-                self._status.trouble(
-                    trouble, f"sink {self.sink.name} asks to wait: {reason.reason}", "It is asked again.", blocking=True
-                )
+                self._tell(f"sink {self.sink.name} asks to wait: {reason.reason}", "It is asked again.")
                 backoff.wait(self._stop, reason.retry_after_seconds)
                 writes = self._newest(writes)
-            elif troubled:
-                self._status.clear_trouble(trouble)
+
+    def _tell(self, what: str, todo: str) -> None:
+        with self._changed:
+            self._troubled = True
+        self._status.trouble(f"sink {self.sink.name}", what, todo, blocking=True)
+
+    def _well(self) -> None:
+        """The sink does what it is asked.  What failed may since have been handed to a write of another request, so
+        the trouble belongs to the sink and not to the request that met it."""
+        with self._changed:
+            troubled, self._troubled = self._troubled, False
+        if troubled:
+            self._status.clear_trouble(f"sink {self.sink.name}")
+
+    def _insist(self, action: Callable[[], None]) -> None:
+        """Wait in place for as long as the sink is away: no thread ends because of that (promise 10)."""
+        wait_out(action, self._stop, self._status, f"quarantine of sink {self.sink.name}")
 
     def _judge(self, writes: List[Write], failures: Sequence[Failure]) -> List[Write]:
         """Release what is durable, park what is refused, and return what must be sent again."""
@@ -329,7 +356,7 @@ class SinkWriter:
                     if (write.index, write.id) in self._parked:
                         freed.setdefault(write.index, []).append(write.id)
             for index, ids in freed.items():
-                self.sink.release(index, ids)
+                self._insist(lambda i=index, gone=ids: self.sink.release(i, gone))  # type: ignore[misc]
                 with self._changed:
                     self._parked.difference_update((index, id) for id in ids)
                 self._count_parked(index)
@@ -362,14 +389,7 @@ class SinkWriter:
                     hint="So many at once show a fault of the mapping; see why and rebuild the index",
                     index=document.index,
                 )
-        while True:
-            try:
-                self.sink.quarantine(rejected)
-                break
-            except SinkUnavailable as error:
-                self._status.trouble(f"sink {self.sink.name}", error.message, error.hint or "", blocking=True)
-                if self._stop.wait(delay_wish(error) or 1.0):
-                    raise Stopped from error
+        self._insist(lambda: self.sink.quarantine(rejected))
         for document in rejected:
             with self._changed:
                 self._parked.add((document.index, document.id))
@@ -390,7 +410,8 @@ class SinkWriter:
             for write in writes:
                 lane = (write.index, write.id)
                 newer = self._waiting.get(lane)
-                if newer is None:
+                if newer is None or (newer.build and not write.build):
+                    # A build's write goes to the generation being built alone, so it cannot stand for a live one.
                     kept.append(write)
                     continue
                 newer.tokens.extend(write.tokens)
