@@ -522,7 +522,7 @@ class Status:
             self._changed.notify_all()
         if due:
             # Outside the lock: a slow log must not hold up whoever asks for the status.
-            sentence = f"{what}. {todo}" if todo else what
+            sentence = f"{what}{'' if what.endswith(('.', '?', '!')) else '.'} {todo}" if todo else what
             if count > 1:
                 sentence += f" ({count} times in {seconds:.0f} s)"
             if returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,21 @@ def test_explanations_name_the_cause_and_never_a_password() -> None:
         "Mend them",
     ]
     assert explain(KeyError("x")) == "error: KeyError: 'x'"
+
+
+def test_ctrl_c_before_anybody_listens_ends_without_a_stack_trace() -> None:
+    # In the middle of the slowest imports, which a module that interrupts itself stands for.
+    program = (
+        "import os, signal, sys, time\n"
+        "from flusso_sync.cli import main\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'flusso_sync.cli.commands':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "            time.sleep(10)\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "main(['check'])\n"
+    )
+    root = str(Path(__file__).resolve().parent.parent)
+    answer = subprocess.run([sys.executable, "-c", program], cwd=root, stderr=subprocess.PIPE, timeout=60)
+    assert (answer.returncode, answer.stderr) == (-signal.SIGINT, b"")

@@ -163,25 +163,25 @@ def test_zeros_that_flusso_clamps_load_with_a_warning(tmp_path: Path) -> None:
     config = load_config(
         write(
             tmp_path,
-            "source: {type: postgres}\nsinks:\n  s: {type: opensearch, url: u, batch_size: 0, max_bytes: 0, "
+            "source: {type: postgres}\nsinks:\n  s: {type: opensearch, url: \"http://u\", batch_size: 0, max_bytes: 0, "
             "timeout_secs: 0, number_of_shards: 0}\n",
         )
     )
     sink = config.sinks["s"]
     assert isinstance(sink, OpenSearchSink)
     assert (sink.batch_size, sink.max_bytes, sink.timeout_secs, sink.number_of_shards) == (1, 1, 1, 1)
-    assert len(config.warnings) == 4
-    assert re.match(r".*flusso\.yaml:3:33: sinks\.s\.batch_size: 0 acts as 1$", config.warnings[0])
+    assert len([warning for warning in config.warnings if warning.endswith(": 0 acts as 1")]) == 4
+    assert re.match(r".*flusso\.yaml:3:42: sinks\.s\.batch_size: 0 acts as 1$", config.warnings[0])
 
 
 def test_a_password_without_user_and_an_odd_interval_are_warnings(tmp_path: Path) -> None:
     config = load_config(
         write(
             tmp_path,
-            HEAD + "sinks:\n  s: {type: opensearch, url: u, password: geheim, refresh_interval: soon}\n",
+            HEAD + "sinks:\n  s: {type: opensearch, url: \"http://u\", password: geheim, refresh_interval: soon}\n",
         )
     )
-    assert len(config.warnings) == 2
+    assert len(config.warnings) == 3  # and that there is no index
     assert "S_OPENSEARCH_USERNAME" in config.warnings[0]
     assert "geheim" not in "".join(config.warnings)
 
@@ -431,6 +431,24 @@ def test_no_message_and_no_dump_holds_a_secret(tmp_path: Path) -> None:
 def test_a_config_file_that_is_not_there_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         load_config(tmp_path / "gone.yaml")
+
+
+def test_what_a_run_would_stumble_over_or_do_nothing_with_is_a_warning(tmp_path: Path) -> None:
+    config = load_config(
+        write(
+            tmp_path,
+            "source: {type: postgres, connection_url: 'mysql://geheim@x/y'}\n"
+            "sinks:\n  s: {type: opensearch, url: 'geheim:9200'}\n"
+            "index: []\n",
+        )
+    )
+    places = [warning.split("flusso.yaml:")[1] for warning in config.warnings]
+    assert [place.split(": ", 1)[1] for place in places] == [
+        "source.connection_url: not a postgresql:// URL; DATABASE_URL must be set",
+        "sinks.s.url: neither an http:// nor an https:// URL; S_OPENSEARCH_URL must be set",
+        "index: no index is named and enabled: nothing will be written",
+    ]
+    assert [place.split(": ")[0] for place in places] == ["1:26", "3:25", "4:1"]
 
 
 ETC_LINES = ETC.read_text().splitlines()

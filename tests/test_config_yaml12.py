@@ -176,3 +176,11 @@ def test_no_text_gives_anything_but_a_value_or_a_sentence(text: str) -> None:
         yaml12.load_text(text)
     except ConfigError as error:
         assert all(problem.line and problem.column for problem in error.problems)
+
+
+def test_a_tab_for_indentation_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        yaml12.load_text("source:\n\ttype: postgres\n", "f.yaml")
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.column) == (2, 1)
+    assert problem.message == "is not valid YAML: a tab; YAML is indented with spaces alone"

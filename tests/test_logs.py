@@ -251,12 +251,15 @@ def test_a_record_that_cannot_be_formatted_is_reported_and_not_raised() -> None:
         def __str__(self) -> str:
             raise RuntimeError("no text")
 
-    # Handed to the handler directly: pytest's own handler raises what it cannot format.
-    with logging_to_pipe() as pipe:
-        (handler,) = [h for h in logging.getLogger().handlers if isinstance(h, QueuedHandler)]
-        handler.handle(logging.makeLogRecord({"name": "one", "levelno": 20, "msg": "%d", "args": ("text",)}))
-        handler.handle(logging.makeLogRecord({"name": "two", "levelno": 20, "msg": "%s", "args": (Broken(),)}))
-        lines = pipe.lines()
+    # Handed to a handler of its own: pytest's raises what it cannot format, and nobody else's line comes in between.
+    reader, writer = os.pipe()
+    handler = QueuedHandler(writer)
+    handler.handle(logging.makeLogRecord({"name": "one", "levelno": 20, "msg": "%d", "args": ("text",)}))
+    handler.handle(logging.makeLogRecord({"name": "two", "levelno": 20, "msg": "%s", "args": (Broken(),)}))
+    assert handler.shut_down(5)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as stream:
+        lines = stream.read().decode().splitlines()
     assert len(lines) == 2
     assert all("cannot be formatted" in line for line in lines)
 

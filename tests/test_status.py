@@ -224,14 +224,15 @@ def test_a_flapping_trouble_is_logged_at_doubling_intervals_too(
         status.clear_trouble("sink")
         clock.now += 0.5
         assert not status.troubles()
-    said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    records = [record for record in caplog.records if record.name == module.logger.name]
+    said = [record.getMessage() for record in records if record.levelno == logging.WARNING]
     assert len(said) == 7
     assert said[1] == "asks to wait (came back 10 times)"
-    assert len(caplog.records) == 14, "each that was said is also said to be over"
+    assert len(records) == 14, "each that was said is also said to be over"
     caplog.clear()
     clock.now += 100
     status.trouble("sink", "asks to wait")
-    assert [record.getMessage() for record in caplog.records] == ["asks to wait"]
+    assert [record.getMessage() for record in caplog.records if record.name == module.logger.name] == ["asks to wait"]
 
 
 def test_another_run_keeps_counters_and_forgets_threads_and_changes_in_flight(clock: Clock) -> None:
@@ -333,3 +334,11 @@ def test_readers_and_writers_meet_without_losing_counts() -> None:
 def test_lsn_text_is_postgres_form() -> None:
     assert format_lsn(0) == "0/0"
     assert format_lsn((1 << 32) | 0xABC) == "1/ABC"
+
+
+def test_a_sentence_is_closed_once_before_what_to_do(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    status = Status()
+    status.trouble("one", "Is the server running?", "It is tried again")
+    status.trouble("two", "away", "It is tried again")
+    said = [record.getMessage() for record in caplog.records if record.name == module.logger.name]
+    assert said == ["Is the server running? It is tried again", "away. It is tried again"]

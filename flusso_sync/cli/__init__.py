@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import NoReturn, Optional, Sequence
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> NoReturn:
     """Run ``flussod`` with ``arguments`` (default: the process's own); ends in SystemExit with the exit code."""
+    # Until somebody handles it, Ctrl-C ends the process as any signal does, not with a stack trace.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     _occupy_standard_descriptors()
     from flusso_sync.cli.commands import flussod
 

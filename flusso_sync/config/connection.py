@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SOURCE_URL = re.compile(r"(postgresql|postgres)://\S+\Z")
 _HTTP_URL = re.compile(r"https?://\S+\Z")
+URL_EXAMPLE = "postgresql://user:password@host:5432/database"
 
 #: Longest prefix, in bytes.
 MAX_PREFIX_BYTES = 50
@@ -50,7 +51,7 @@ def source_conninfo(config: Config, environ: Optional[Mapping[str, str]] = None)
     if isinstance(connection, ConnectionParts):
         return _keywords(connection, environ)
     if connection is not None:
-        return _source_url(connection.resolve(environ), "its value")
+        return _source_url(connection.resolve(environ), "the text in the file")
     raise ConfigError(
         [Problem("names no database, and DATABASE_URL is not set", path=_SOURCE_KEY)],
         hint="Set DATABASE_URL or write source.connection_url",
@@ -81,10 +82,22 @@ def source_address(config: Config, environ: Optional[Mapping[str, str]] = None) 
     return f"{','.join(places)}/{database}"
 
 
+def is_source_url(text: str) -> bool:
+    """Whether a text has the form of a URL that libpq takes."""
+    url = text.strip()
+    return bool(_SOURCE_URL.match(url)) and "\0" not in url
+
+
+def is_http_url(text: str) -> bool:
+    """Whether a text has the form of a URL of OpenSearch."""
+    return bool(_HTTP_URL.match(text.strip()))
+
+
 def _source_url(text: str, origin: str) -> str:
     url = text.strip()
-    if not _SOURCE_URL.match(url) or "\0" in url:
-        raise ConfigError([Problem(f"must be a postgresql:// URL; {origin} is not", path=_SOURCE_KEY)])
+    if not is_source_url(url):
+        sentence = f"must be a postgresql:// URL such as {URL_EXAMPLE}; {origin} is not"
+        raise ConfigError([Problem(sentence, path=_SOURCE_KEY)])
     return url
 
 
@@ -173,7 +186,7 @@ def sink_settings(name: str, sink: OpenSearchSink, environ: Optional[Mapping[str
     url = (read("url", sink.url) or "").strip()
     sentence = "must be an http:// or https:// URL"
     problem = ConfigError([Problem(sentence, path=f"sinks.{name}.url")])
-    if not _HTTP_URL.match(url):
+    if not is_http_url(url):
         raise problem
     username, password = read("username", sink.username), read("password", sink.password)
     try:

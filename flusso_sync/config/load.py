@@ -14,7 +14,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple, Typ
 from pydantic import BaseModel, ValidationError
 
 from flusso_sync.config import yaml12
-from flusso_sync.config.connection import prefix_problem
+from flusso_sync.config.connection import is_http_url, is_source_url, prefix_problem
 from flusso_sync.config.models import (
     CLAMPED,
     SINK_TYPES,
@@ -29,6 +29,7 @@ from flusso_sync.config.models import (
     Source,
 )
 from flusso_sync.config.sentences import KeyPath, either, render, show, unknown_key, unknown_word
+from flusso_sync.config.values import Reference
 from flusso_sync.errors import ConfigError, Problem
 from flusso_sync.schema import names
 from flusso_sync.schema.language import parse_document
@@ -331,10 +332,18 @@ class _Loader:
             seen.add(name)
 
     def _warn_about(self, top: Dict[str, Any], deployment: Deployment) -> None:
+        # Literal URLs can be overridden by variables, so that what is wrong with them is no refusal yet.
+        connection = deployment.source.connection_url
+        if isinstance(connection, Reference) and connection.literal is not None:
+            if not is_source_url(connection.literal):
+                self._warn(("source", "connection_url"), "not a postgresql:// URL; DATABASE_URL must be set")
         for given, options in (top.get("sinks") or {}).items():
             sink = deployment.sinks[names.plain_identifier(given)]
             if not isinstance(sink, OpenSearchSink):
                 continue
+            if sink.url.literal is not None and not is_http_url(sink.url.literal):
+                variable = f"{names.plain_identifier(given).upper()}_OPENSEARCH_URL"
+                self._warn(("sinks", given, "url"), f"neither an http:// nor an https:// URL; {variable} must be set")
             for option in CLAMPED:
                 if options.get(option) == 0:
                     self._warn(("sinks", given, option), "0 acts as 1")
@@ -345,6 +354,8 @@ class _Loader:
             if not _INTERVAL.match(sink.refresh_interval):
                 sentence = f"{show(sink.refresh_interval)} does not look like an interval such as 10s or -1"
                 self._warn(("sinks", given, "refresh_interval"), sentence)
+        if not any(entry.enabled for entry in deployment.index):
+            self._warn(("index",) if "index" in top else (), "no index is named and enabled: nothing will be written")
 
 
 _BOUNDS = {

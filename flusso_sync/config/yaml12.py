@@ -22,6 +22,9 @@ from flusso_sync.errors import ConfigError, Problem
 #: Largest file read, in bytes; more is refused without reading it.
 MAX_FILE_BYTES = 10_000_000
 
+#: What PyYAML says of a tab used for indentation, and of other characters.
+_NO_TOKEN = "found character that cannot start any token"
+
 #: Most values a file may hold once its aliases are expanded.
 MAX_VALUES = 100_000
 
@@ -110,6 +113,8 @@ def load_text(text: str, file: Optional[str] = None) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         sentence = " ".join(part for part in (error.problem, error.context) if part)
+        if error.problem == _NO_TOKEN and mark and text.split("\n")[mark.line][mark.column :].startswith("\t"):
+            sentence = "a tab; YAML is indented with spaces alone"
         raise ConfigError([composer.problem(mark, f"is not valid YAML: {sentence}")]) from error
     except UnicodeEncodeError as error:
         raise ConfigError([Problem("is not valid YAML: half a character", file=file, line=1, column=1)]) from error
