@@ -200,8 +200,13 @@ class RunningDaemon:
                     self._run_once(stop)
                     return
                 except FlussoError as error:
+                    passing = error.transient or error.relay
+                    if passing and stop.is_set():
+                        # Stopped as asked; what was not confirmed comes again.
+                        log.info("while stopping: %s", error)
+                        return
                     self._observer.on_error(error)
-                    if not (error.transient or error.relay) or stop.is_set():
+                    if not passing:
                         raise SyncStopped(error) from error
                     self._status.reset_for_run()
                     self._status.trouble("pipeline", f"the pipeline is laid anew: {error.message}", error.hint or "")
@@ -281,8 +286,8 @@ class RunningDaemon:
                 return True
             if remaining <= 0:
                 return False
-            if pipeline is None:
-                self._ended.wait(0.05)
+            # A pipeline that ended answers at once.
+            self._ended.wait(0.02)
         return False
 
     def reindex(self, name: str) -> None:

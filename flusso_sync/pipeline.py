@@ -104,7 +104,6 @@ class Pipeline:
         self._recorded = 0
         self._gap = False
         self._recording = threading.Lock()
-        self._building = threading.Lock()
         self._first_builds: Set[str] = set()
 
     # -- one life -----------------------------------------------------------------------------------
@@ -161,6 +160,9 @@ class Pipeline:
             self._writers.append(self._writer(sink))
             log.debug("sink %s is %s", name, "stateful" if sink.stateful else "stateless")
         self._make_engine()
+        if record is not None and prepared.gap is None and self._engine is not None:
+            # The high-water mark outlives a run that writes nothing.
+            self._engine.version = record.version
         self._observer.on_indexes_ensured([plan.name for plan in self._plans])
         if self._options.skip_backfill:
             for plan in self._plans:
@@ -173,10 +175,12 @@ class Pipeline:
         for plan in self._plans:
             if plan.name not in builds and status.index_state(plan.name) is not IndexState.SKIPPED:
                 status.set_index_state(plan.name, IndexState.SEEDED)
-        self._begin(builds, {**{name: list(self._sinks) for name in rebuild}, **missing}, stop)
+        # A rebuild concerns every sink, also where only one of them lacks the index.
+        self._begin(builds, {**missing, **{name: list(self._sinks) for name in rebuild}}, stop)
         self._wanted_rebuilds.clear()
-        if prepared.gap is not None:
-            # Only now: a crash before every rebuild was begun must find the gap again.
+        if prepared.gap is not None or record is None:
+            # Only now: a crash before every rebuild was begun must find the gap again.  And without any record a slot
+            # that is dropped before the first confirmation would be no gap.
             self._write_record(prepared.position, stop)
         self._capture.confirm(prepared.position)
 
@@ -241,7 +245,7 @@ class Pipeline:
         seeding = self._seeding
         if seeding is None:
             raise AssertionError("a build before the engine")
-        with self._building:
+        with seeding.changing:
             for index, reason in reasons.items():
                 writers = [writer for writer in self._writers if writer.sink.name in targets[index]]
                 first = index in self._first_builds
@@ -330,11 +334,15 @@ class Pipeline:
                 self._first_builds.clear()
                 self._status.clear_trouble("pipeline")
                 self._observer.on_live_started()
+            # In the order of a change's way: queue, ledger, and last the build that it may have begun.
+            ended = (
+                self._capture_ended.is_set() and self._queue.unfinished_tasks == 0 and self._ledger.open_entries == 0
+            )
             if seeding.idle:
                 if self._gap:
                     self._gap = False
                     self._status.set_gap(None)
-                if self._capture_ended.is_set() and self._queue.empty() and self._ledger.open_entries == 0:
+                if ended:
                     return
             if self._capture_ended.is_set() and self._capture_stop.is_set():
                 return
@@ -360,13 +368,22 @@ class Pipeline:
             timeline=self._identity.timeline if self._identity is not None else 0,
             slot=self._identity.slot if self._identity is not None else "",
         )
-        with self._recording:
+        # A record that cannot be written is tried until ``stop``; whoever comes second must not wait longer than that.
+        while not self._recording.acquire(timeout=0.1):
+            if stop.is_set():
+                raise Stopped
+        try:
+            if position < self._recorded:
+                # Somebody was faster; a record behind what the source was told would look like a gap.
+                return
             for name, sink in self._sinks.items():
                 if sink.stateful:
                     wait_out(lambda s=sink: s.write_record(record), stop, self._status, f"sink {name}")  # type: ignore[misc]
             self._recorded = position
             self._capture.confirm(position)
             self._status.set_confirmed(position)
+        finally:
+            self._recording.release()
 
     def _watch(self) -> None:
         """Leases, index UUIDs, the slot's guard: whatever must stay true while nobody looks."""
@@ -456,7 +473,8 @@ class Pipeline:
         for close in (self._capture.close, self._documents.close, *(sink.close for sink in self._sinks.values())):
             try:
                 close()
-            except FlussoError as error:
+            except Exception as error:
+                # Whatever it is, the others are closed too.
                 log.warning("closing: %s", error)
 
     def _last_record(self) -> None:

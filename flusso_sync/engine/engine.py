@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.ledger import Entry, Ledger
@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 
 #: Chunks read ahead of the engine; what a worker has read waits here, so this times the bytes of a chunk is held.
 CHUNKS_AHEAD = 2
+
+#: Batches on their way at the most: what is remembered of a batch must not grow with an outage of a sink.
+OPEN_ENTRIES = 4096
 
 #: Pause while no sink has room, and the longest an idle engine sleeps between two signs of life.
 ROOM_WAIT_SECONDS = 0.5
@@ -160,7 +163,9 @@ class Engine:
             registration.answered.set()
 
     def _live_room(self) -> bool:
-        return all(writer.wait_room(build=False, timeout=ROOM_WAIT_SECONDS) for writer in self._writers)
+        return self._ledger.wait_room(OPEN_ENTRIES, ROOM_WAIT_SECONDS) and all(
+            writer.wait_room(build=False, timeout=ROOM_WAIT_SECONDS) for writer in self._writers
+        )
 
     def _chunk_room(self) -> bool:
         return all(writer.has_room(build=True) for writer in self._finished[0].pending.build.writers)
@@ -170,6 +175,9 @@ class Engine:
         changes = sum(len(run.changes) for run in runs)
         position = next((run.commit for run in reversed(runs) if run.commit is not None), None)
         entry = self._ledger.open(position, changes)
+        for _ in runs:
+            # Only now: a run is in the queue or in the ledger, never in neither.
+            self._queue.task_done()
         if changes:
             work = _Work(runs)
             while not work.done:
@@ -193,12 +201,27 @@ class Engine:
             version = snapshot.version
         self.version = max(self.version, version)
         if work.rebuild:
+            self._wait_clear(work.rebuild)
             self._rebuild(work.rebuild)
             work.rebuild = {}
         for index, documents in built:
             entry.documents[index] = entry.documents.get(index, 0) + len(documents)
             self._enqueue_live(index, documents, version, entry)
         work.left = left
+
+    def _wait_clear(self, indexes: Iterable[str]) -> None:
+        """Wait until nothing of ``indexes`` is on its way.
+
+        What was read before a TRUNCATE must not reach the generation that begins with it: no later change would ever
+        delete it there.
+        """
+        for writer in self._writers:
+            for index in indexes:
+                while not writer.wait_clear(index, ROOM_WAIT_SECONDS):
+                    if self._stop.is_set():
+                        raise Stopped
+                    self._status.heartbeat(self._heartbeat)
+                    self._answer()
 
     def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, entry: Entry) -> None:
         lsn = entry.position or 0

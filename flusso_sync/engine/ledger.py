@@ -114,6 +114,17 @@ class Ledger:
         with self.changed:
             return self._worked > position
 
+    def wait_room(self, most: int, timeout: float) -> bool:
+        """True once fewer than ``most`` entries are open; False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        with self.changed:
+            while len(self._entries) >= most:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0:
+                    return False
+                self.changed.wait(remaining)
+            return True
+
     def wait_drained(self, timeout: float) -> bool:
         """True once no entry is open; False after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout

@@ -108,13 +108,19 @@ class Seeding:
         self._observer = observer
         self._stop = stop
         self._chunk_rows = chunk_rows
+        #: Held while a build is begun, and while one is completed: else a completion could switch readers to the
+        #: generation that was begun in its place a moment ago.
+        self.changing = threading.RLock()
         self._lock = threading.Lock()
         self._builds: Dict[str, Build] = {}
         self._turn: Deque[str] = deque()
         self._completing = 0
 
     def start(self, index: str, writers: Sequence[SinkWriter], *, rebuilding: bool) -> None:
-        """Build ``index`` into the generation its sinks have begun; a build under way is given up for it."""
+        """Build ``index`` into the generation its sinks have begun; a build under way is given up for it.
+
+        The caller holds ``changing`` since before it had the sinks begin.
+        """
         total = wait_out(lambda: self._documents.estimate(index), self._stop, self._status, "source documents")
         build = Build(index, writers, total)
         with self._lock:
@@ -199,12 +205,21 @@ class Seeding:
         """All chunks are handed out: whoever finds the build complete completes it, once."""
         if not build.complete.wait(0.05):
             return
-        with self._lock:
-            if self._builds.get(build.index) is not build:
-                return
-            del self._builds[build.index]
-            self._turn.remove(build.index)
-            self._completing += 1
+        with self.changing:
+            with self._lock:
+                if self._builds.get(build.index) is not build:
+                    return
+                del self._builds[build.index]
+                self._turn.remove(build.index)
+                self._completing += 1
+            self._complete(build)
+            with self._lock:
+                self._completing -= 1
+                left = self._completing + len(self._builds)
+        if left == 0:
+            self._observer.on_backfill_completed()
+
+    def _complete(self, build: Build) -> None:
         for writer in build.writers:
             wait_out(
                 lambda w=writer: w.sink.complete_build(build.index),  # type: ignore[misc]
@@ -215,8 +230,3 @@ class Seeding:
         self._status.set_build_progress(build.index, build.done, build.done)
         log.info("index %s is complete: %d rows read", build.index, build.done)
         self._observer.on_index_seeded(build.index)
-        with self._lock:
-            self._completing -= 1
-            left = self._completing + len(self._builds)
-        if left == 0:
-            self._observer.on_backfill_completed()

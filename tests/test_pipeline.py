@@ -1,0 +1,331 @@
+"""One life of the pipeline with a third party's backends: how it is laid, ended, and laid anew."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import pytest
+
+from flusso_sync.daemon import Daemon, RunningDaemon
+from flusso_sync.engine.source import Emit, Prepared, Record, SourceParts
+from flusso_sync.errors import IndexMissing, SchemaDrift, SinkUnavailable, SourceUnavailable, SyncStopped
+from flusso_sync.sinks.base import Failure, Sink, Write
+from flusso_sync.sinks.memory import MemorySink, MemoryStore
+from flusso_sync.status import IndexState, Phase
+from tests.test_daemon import changes, config
+from tests.third_party import DictSink, FiniteCapture, PlainDocuments, Rows, ThirdParty
+from tests.waiting import wait_for
+
+
+class Lives:
+    """``Backends`` that make every part anew for each life of the pipeline, over the same rows and stores."""
+
+    def __init__(self, rows: Mapping[str, str], moves: Sequence[Tuple[str, Optional[str]]] = ()) -> None:
+        self.rows = Rows(rows)
+        self.moves = moves
+        self.hold: Optional[threading.Event] = threading.Event()
+        self.stores: Dict[str, MemoryStore] = {"one": MemoryStore()}
+        self.prepared = Prepared(0)
+        self.records: List[Optional[Record]] = []
+        self.captures: List[FiniteCapture] = []
+        self.made: List[Dict[str, MemorySink]] = []
+
+    def source(self, config: Any, options: Any) -> SourceParts:
+        capture = FiniteCapture(self.rows, self.moves, self.hold)
+
+        def prepare(record: Optional[Record], stop: threading.Event) -> Prepared:
+            self.records.append(record)
+            return self.prepared
+
+        capture.prepare = prepare  # type: ignore[method-assign]
+        self.captures.append(capture)
+        return SourceParts(capture, PlainDocuments(self.rows))
+
+    def sinks(self, config: Any, options: Any) -> Mapping[str, Sink]:
+        self.made.append({name: MemorySink(name, store=store, stateful=True) for name, store in self.stores.items()})
+        return dict(self.made[-1])
+
+    @property
+    def expected(self) -> Dict[str, bytes]:
+        """What readers should find: id -> body."""
+        return {key: json.dumps({"key": key, "value": value}).encode() for key, value in self.rows.rows.items()}
+
+
+def live(lives: Any) -> Any:
+    """A daemon on a thread of its own, and live."""
+    return Daemon(config(), lives).background()
+
+
+def test_the_position_a_first_run_starts_from_is_recorded_before_anything_is_confirmed() -> None:
+    lives = Lives({"a": "1"})
+    lives.prepared = Prepared(41)
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+    assert lives.records == [None]
+    record = lives.stores["one"].record
+    assert record is not None and record.confirmed == 41
+
+
+def test_a_gap_rebuilds_every_sink_also_where_one_of_them_lacks_the_index() -> None:
+    # Given an index complete in one sink, and a second sink that is new
+    lives = Lives({"a": "1", "b": "2"})
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+    lives.stores["two"] = MemoryStore()
+    # When the source has a gap in which a row went
+    lives.rows.apply("a", None)
+    lives.prepared = Prepared(50, gap="the slot is gone")
+    with live(lives) as running:
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED)
+        wait_for(lambda: running.status.phase is Phase.LIVE)
+    # Then neither sink keeps what the gap hid
+    for name in ("one", "two"):
+        assert lives.made[-1][name].documents("things") == lives.expected, name
+
+
+def test_the_high_water_mark_outlives_a_run_that_writes_nothing() -> None:
+    lives = Lives({"a": "1"})
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+        pipeline = running._pipeline
+        assert pipeline is not None
+        pipeline._write_record(5, threading.Event())
+    before = lives.stores["one"].record
+    assert before is not None and before.version > 0
+    lives.prepared = Prepared(5)
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+        pipeline = running._pipeline
+        assert pipeline is not None
+        pipeline._write_record(6, threading.Event())
+    after = lives.stores["one"].record
+    assert after is not None and after.confirmed == 6 and after.version == before.version
+
+
+def test_the_record_never_goes_back() -> None:
+    lives = Lives({"a": "1"})
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+        pipeline = running._pipeline
+        assert pipeline is not None
+        pipeline._write_record(110, threading.Event())
+        pipeline._write_record(100, threading.Event())
+        assert lives.captures[-1].confirmed == 110
+        record = lives.stores["one"].record
+        assert record is not None and record.confirmed == 110
+
+
+def test_a_stop_does_not_wait_for_a_record_that_cannot_be_written() -> None:
+    # Given a sink that takes no record, and something to record
+    lives = Lives({}, changes(5))
+    shutdown = threading.Event()
+    running = Daemon(config(), lives).start()
+    thread = threading.Thread(target=running.run, args=(shutdown,))
+    asked = threading.Event()
+
+    def away(record: Record) -> None:
+        asked.set()
+        raise SinkUnavailable("away", in_doubt=False)
+
+    (sink,) = lives.made[-1].values()
+    first = sink.write_record
+    sink.write_record = lambda record: first(record) if record.confirmed == 0 else away(record)  # type: ignore[method-assign]
+    thread.start()
+    assert asked.wait(10)
+    # When it is stopped
+    started = time.monotonic()
+    shutdown.set()
+    thread.join(10)
+    # Then the record stays, and the slot with it
+    assert not thread.is_alive() and time.monotonic() - started < 5
+    assert lives.captures[-1].confirmed == 0
+
+
+def test_a_build_is_never_completed_while_another_one_is_begun() -> None:
+    backends = ThirdParty({f"k{i}": "v" for i in range(50)}, hold=threading.Event())
+    log: List[str] = []
+    inside = threading.Event()
+    go = threading.Event()
+    begin = backends.sink.begin_build
+
+    def begin_build(index: str) -> int:
+        log.append("begin")
+        return begin(index)
+
+    def complete_build(index: str) -> None:
+        log.append("completing")
+        inside.set()
+        assert go.wait(10)
+        log.append("complete")
+
+    backends.sink.begin_build = begin_build  # type: ignore[method-assign]
+    backends.sink.complete_build = complete_build  # type: ignore[method-assign]
+    with live(backends) as running:
+        assert inside.wait(10)
+        again = threading.Thread(target=running.reindex, args=("things",))
+        again.start()
+        # A new generation begun now would be the one that is completed, empty as it is.
+        again.join(0.3)
+        go.set()
+        again.join(10)
+        wait_for(lambda: log.count("complete") == 2)
+    assert log == ["begin", "completing", "complete"] * 2
+
+
+def test_a_build_given_up_while_the_next_one_is_begun_completes_nothing() -> None:
+    backends = ThirdParty({f"k{i}": "v" for i in range(50)}, hold=threading.Event())
+    log: List[str] = []
+    begun, go = threading.Event(), threading.Event()
+    write = backends.sink.write
+
+    def begin_build(index: str) -> int:
+        log.append("begin")
+        if log.count("begin") == 2:
+            # The sink's writes go to the new generation from here on; the old build's last write is let through.
+            begun.set()
+            time.sleep(0.3)
+            log.append("begun")
+        return 0
+
+    def slow(writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
+        go.set()
+        assert begun.wait(10)
+        return write(writes)
+
+    backends.sink.begin_build = begin_build  # type: ignore[method-assign]
+    backends.sink.write = slow  # type: ignore[method-assign]
+    backends.sink.complete_build = lambda index: log.append("complete")  # type: ignore[method-assign]
+    with live(backends) as running:
+        assert go.wait(10)
+        running.reindex("things")
+        assert running.wait_until_live(10)
+        wait_for(lambda: "complete" in log)
+    assert log == ["begin", "begin", "begun", "complete"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        IndexMissing("the index is gone", index="things"),
+        SchemaDrift("column things.value has another type", changed=("things",)),
+        SourceUnavailable("cut"),
+    ],
+    ids=["index missing", "schema drift", "transient"],
+)
+def test_what_may_pass_lays_the_pipeline_anew(error: Exception) -> None:
+    lives = Lives({"a": "1"}, [("b", "2")])
+    source = lives.source
+
+    def failing_once(config: Any, options: Any) -> SourceParts:
+        parts = source(config, options)
+        if len(lives.captures) == 1:
+
+            def stream(emit: Emit, stop: threading.Event) -> None:
+                while lives.made[-1]["one"].count("things") == 0:
+                    if stop.wait(0.01):
+                        return
+                raise error
+
+            parts.capture.stream = stream  # type: ignore[method-assign]
+        return parts
+
+    lives.source = failing_once  # type: ignore[method-assign]
+    with live(lives) as running:
+        wait_for(lambda: len(lives.captures) == 2 and lives.made[-1]["one"].documents("things") == lives.expected)
+        wait_for(lambda: "b" in lives.expected and running.status.phase is Phase.LIVE)
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED)
+        generation = lives.stores["one"].indexes["things"].last
+    assert generation == (2 if isinstance(error, SchemaDrift) else 1)
+
+
+def test_drift_that_names_no_index_ends_the_daemon_with_the_sources_exit_code() -> None:
+    lives = Lives({"a": "1"})
+    running = Daemon(config(), lives).start()
+    lives.captures[-1].stream = _raising(SchemaDrift("relation gone"))  # type: ignore[method-assign]
+    with pytest.raises(SyncStopped) as caught:
+        running.run(threading.Event())
+    assert caught.value.exit_code == 4 and len(lives.captures) == 1
+
+
+def _raising(error: BaseException) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize("where", ["flusso-engine", "flusso-sink-dict", "flusso-watch", "flusso-backfill", "capture"])
+def test_a_dead_thread_is_a_dead_daemon(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flusso_sync.pipeline.WATCH_SECONDS", 0.01)
+    backends = ThirdParty({f"k{i}": "v" for i in range(10)}, changes(5), hold=threading.Event())
+    parts = backends.source(None, None)
+    backends.source = lambda config, options: parts  # type: ignore[method-assign]
+    dead = _raising(MemoryError("no more"))
+    place, name = {
+        "flusso-engine": (parts.documents, "snapshot"),
+        "flusso-sink-dict": (backends.sink, "write"),
+        "flusso-watch": (parts.capture, "watch"),
+        "flusso-backfill": (parts.documents, "next_chunk"),
+        "capture": (parts.capture, "stream"),
+    }[where]
+    setattr(place, name, dead)
+    running: RunningDaemon = Daemon(config(), backends).start()
+    started = time.monotonic()
+    with pytest.raises(SyncStopped) as caught:
+        running.run(threading.Event())
+    assert time.monotonic() - started < 10
+    assert isinstance(caught.value.__cause__, MemoryError) and caught.value.exit_code == 1
+    assert running.status.phase is Phase.STOPPED and backends.sink.closed
+
+
+def test_trouble_that_may_pass_while_stopping_is_no_failure() -> None:
+    lives = Lives({})
+    running = Daemon(config(), lives).start()
+    shutdown = threading.Event()
+
+    def stream(emit: Emit, stop: threading.Event) -> None:
+        stop.wait(10)
+        raise SourceUnavailable("cut while stopping")
+
+    lives.captures[-1].stream = stream  # type: ignore[method-assign]
+    thread = threading.Thread(target=lambda: outcome.append(_outcome(running, shutdown)))
+    outcome: List[Optional[BaseException]] = []
+    thread.start()
+    assert running.wait_until_live(10)
+    shutdown.set()
+    thread.join(10)
+    assert outcome == [None]
+
+
+def _outcome(running: RunningDaemon, shutdown: threading.Event) -> Optional[BaseException]:
+    try:
+        running.run(shutdown)
+    except BaseException as error:
+        return error
+    return None
+
+
+def test_one_part_that_cannot_be_closed_does_not_keep_the_others_open() -> None:
+    backends = ThirdParty({})
+    backends.capture.close = _raising(OSError("bad descriptor"))  # type: ignore[method-assign]
+    Daemon(config(), backends).start().run(threading.Event())
+    assert backends.sink.closed
+
+
+class SlowSink(DictSink):
+    """Takes its time for every write."""
+
+    def write(self, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
+        time.sleep(0.05)
+        return super().write(writes)
+
+
+def test_a_finite_source_ends_only_when_all_of_it_is_durable() -> None:
+    backends = ThirdParty({}, changes(200))
+    backends.sink = SlowSink("dict")
+    Daemon(config(), backends).start().run(threading.Event())
+    assert backends.sink.documents == backends.expected
+    assert backends.capture.confirmed == 200
