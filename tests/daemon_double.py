@@ -58,7 +58,7 @@ def _double(mode: str) -> Dict[str, Any]:
 
         def slow(self, shutdown: threading.Event) -> None:
             shutdown.wait()
-            time.sleep(1)
+            time.sleep(0.5)
 
         def finish(self, shutdown: threading.Event) -> None:
             """A finite source ends by itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import os
 import re
 import subprocess
@@ -86,7 +87,12 @@ def modules(package: Path) -> Iterator[Tuple[str, Path]]:
         yield (name[: -len(".__init__")] if name.endswith(".__init__") else name), path
 
 
-def imports(package: Path) -> Iterator[Import]:
+@functools.lru_cache(maxsize=None)
+def imports(package: Path) -> Tuple[Import, ...]:
+    return tuple(_imports(package))
+
+
+def _imports(package: Path) -> Iterator[Import]:
     for module, path in modules(package):
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         late = _late_lines(tree)
