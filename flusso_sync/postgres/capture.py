@@ -11,13 +11,13 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import psycopg
 
-from flusso_sync.backoff import Backoff, Stopped
+from flusso_sync.backoff import Backoff, Stopped, delay_wish
 from flusso_sync.engine.source import Capture, ChangeRun, Emit, Prepared, Record, SourceIdentity
-from flusso_sync.errors import BlindTable, Gap, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.errors import BlindTable, Gap, SourceChanged, SourceError, SourceRefused, SourceUnavailable
 from flusso_sync.postgres import identity, publication, slot
 from flusso_sync.postgres.catalog import Catalog, Relation, read_catalog
 from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
@@ -38,6 +38,10 @@ FEEDBACK_SECONDS = 0.5
 #: Ask for a sign of life after this much silence, and give the connection up after that much.
 SILENCE_ASK_SECONDS = 10.0
 SILENCE_LIMIT_SECONDS = 30.0
+
+#: The session that holds the slot's advisory lock is looked after by the watch; one that nobody can reach any more must
+#: give the lock up, although a proxy may still answer for it (faults A6).
+GUARD_SETTINGS = {"idle_session_timeout": "15000"}
 
 #: Messages decoded between two looks at the clock.
 MESSAGES_PER_LOOK = 256
@@ -101,6 +105,10 @@ class PostgresCapture(Capture):
         self._confirmed = 0
         self._received = 0
         self._wanted: Dict[Table, Wanted] = {}
+        self._rebuild: Dict[str, str] = {}
+        self._system = ""
+        self._origin: Optional[Tuple[str, str]] = None
+        self._closed = False
 
     def report_to(self, status: Status, heartbeat: Callable[[], None]) -> None:
         self._status = status
@@ -114,29 +122,28 @@ class PostgresCapture(Capture):
         Raises ``SourceUnavailable`` or ``SlotInUse`` where waiting helps, else ``SourceRefused``.
         """
         self.close()
-        connection = connect(self._access)
-        self._guard = connection
+        self._closed = False
+        connection = self._guarded()
         slot.check_server(connection)
-        slot.guard_slot(connection, self._settings.slot)
         system, timeline, database = rows(
             connection,
             "select (pg_control_system()).system_identifier::text, (pg_control_checkpoint()).timeline_id,"
             " (select oid::text from pg_database where datname = current_database())",
         )[0]
+        self._system = system
         return SourceIdentity(system, database, self._settings.slot, self._access.address, timeline)
 
     def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
         """Replica identities, then publication, then slot (promise 1)."""
-        connection = self._guard
-        if connection is None:
-            raise AssertionError("prepare before connect")
+        connection = self._guarded()
         with translating("preparing the source"):
             catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
             bound = [with_keys(plan, catalog.primary_keys) for plan in self._plans]
             leaves = leaves_of(catalog, table_uses(bound, catalog.primary_keys))
             self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves}
             existing = slot.find_slot(connection, self._settings.slot)
-            rebuild: Dict[str, str] = {}
+            # Kept over attempts: what one of them has altered looks right to the next.
+            rebuild = self._rebuild
             for leaf in self._identities(connection, leaves, stop):
                 if existing is not None:
                     for index in leaf.use.indexes:
@@ -274,11 +281,12 @@ class PostgresCapture(Capture):
                 self._heartbeat()
                 self._status.trouble("source stream", error.message, error.hint or "", blocking=True)
                 with contextlib.suppress(Stopped):
-                    backoff.wait(stop)
+                    backoff.wait(stop, delay_wish(error))
 
     def _stream_once(self, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
         stream = ReplicationStream(self._access, self._settings.slot, self._settings.publication, self._received)
         try:
+            self._compare_origin(stream.origin)
             self._pump(stream, emit, stop, works)
         except Stopped:
             pass
@@ -287,6 +295,16 @@ class PostgresCapture(Capture):
             raise
         # Left open: ``close`` sends the last feedback, once what was in flight is durable.
         self._stream = stream
+
+    def _compare_origin(self, origin: Tuple[str, str]) -> None:
+        """Raise ``SourceChanged`` when this is another server, or another history, than before: then the whole order of
+        birth is gone through again, which finds out whether anything is lost."""
+        if origin[0] != self._system or (self._origin is not None and origin != self._origin):
+            raise SourceChanged(
+                f"the server is another one now: system {origin[0]}, timeline {origin[1]}",
+                hint="It is looked at anew",
+            )
+        self._origin = origin
 
     def _pump(self, stream: ReplicationStream, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
         decoder = Decoder(self._wanted.get)
@@ -299,6 +317,9 @@ class PostgresCapture(Capture):
         def beat() -> None:
             nonlocal feedback_at
             now = time.monotonic()
+            if self._access.shutting_down.is_set():
+                self._access.shutting_down.clear()
+                raise SourceUnavailable("the server is shutting down, so the stream is let go")
             if now >= feedback_at:
                 silence = now - stream.last_message_at
                 if silence > SILENCE_LIMIT_SECONDS:
@@ -321,6 +342,10 @@ class PostgresCapture(Capture):
 
         while not stop.is_set():
             beat()
+            if idle:
+                # Also while messages keep coming: those of other tables alone must not hold WAL until there is a pause.
+                hand_on(ChangeRun((), idle))
+                idle = 0
             for _ in range(MESSAGES_PER_LOOK):
                 message = stream.receive()
                 if message is None:
@@ -400,21 +425,31 @@ class PostgresCapture(Capture):
     def watch(self) -> Mapping[str, str]:
         """Keep the session alive that holds the slot's advisory lock, or take the lock again."""
         try:
-            if self._guard is not None:
-                rows(self._guard, "select 1")
-                return {}
+            rows(self._guarded(), "select 1")
         except SourceUnavailable:
-            pass
-        connection = connect(self._access)
+            rows(self._guarded(), "select 1")
+        return {}
+
+    def _guarded(self) -> "psycopg.Connection[Any]":
+        """The session that holds the slot's advisory lock; another one is opened when it broke."""
+        guard = self._guard
+        if guard is not None and not guard.closed:
+            return guard
+        connection = connect(self._access, settings=GUARD_SETTINGS)
         try:
             slot.guard_slot(connection, self._settings.slot)
         except BaseException:
             connection.close()
             raise
         self._guard = connection
-        return {}
+        if self._closed:
+            # Closed meanwhile by the thread that stops us: nobody else would give the lock back.
+            connection.close()
+            raise Stopped
+        return connection
 
     def close(self) -> None:
+        self._closed = True
         stream, self._stream = self._stream, None
         if stream is not None:
             with contextlib.suppress(SourceError):

@@ -8,14 +8,23 @@ section 4).
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from typing import Any, Callable, Dict, Iterator, Optional, Sequence
 
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from flusso_sync.errors import FlussoError, SchemaDrift, SlotInUse, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.errors import (
+    FlussoError,
+    SchemaDrift,
+    SlotInUse,
+    SourceError,
+    SourceRefused,
+    SourceUnauthorized,
+    SourceUnavailable,
+)
 from flusso_sync.postgres.statements import READING_SETTINGS
 
 #: Settings that decide how values are printed; the same on both kinds of session.
@@ -69,6 +78,19 @@ class SourceAccess:
     statement_timeout_seconds: float = 60.0
     lock_timeout_seconds: float = 2.0
     prepare: bool = True
+    #: Set by the first connection that was let in: a refusal after that may heal (faults A7).
+    reached: threading.Event = field(default_factory=threading.Event, compare=False)
+    #: Set by whoever hears that the server shuts down: the stream then lets go of it (faults A2).
+    shutting_down: threading.Event = field(default_factory=threading.Event, compare=False)
+
+    def heard(self, error: psycopg.Error) -> None:
+        """Look whether ``error`` says that the server shuts down.
+
+        A shutdown waits until the stream has confirmed everything, but confirming takes reads that a server going
+        down refuses: neither would ever end.
+        """
+        if error.sqlstate in ("57P01", "57P02") or "shutting down" in str(error):
+            self.shutting_down.set()
 
 
 def connect(
@@ -103,7 +125,9 @@ def connect(
     except FlussoError:
         raise
     except psycopg.Error as error:
+        access.heard(error)
         raise connect_failure(error, access) from None
+    access.reached.set()
     connection.prepare_threshold = 0 if access.prepare and not replication else None
     return connection
 
@@ -113,13 +137,14 @@ def _option(value: str) -> str:
 
 
 def connect_failure(error: psycopg.Error, access: SourceAccess) -> SourceError:
-    """What a failed connect means; names the address and never the connection string."""
+    """What a failed connect means, at first and after a success; names the address and never the connection string."""
     text = " ".join(str(error).split())
     _, _, fatal = text.partition("FATAL:")
     fatal = fatal.strip() or text
     if any(word in fatal for word in REFUSALS) and "starting up" not in fatal and "shutting down" not in fatal:
         if "does not exist" in fatal or not fatal.startswith(("role", "database")):
-            return SourceRefused(
+            kind = SourceUnauthorized if access.reached.is_set() else SourceRefused
+            return kind(
                 f"the database at {access.address} refuses the connection: {fatal}",
                 hint="Check user, password, database and pg_hba.conf",
             )

@@ -52,6 +52,9 @@ _SNAPSHOT = """SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
 VISIBLE_FIRST_SECONDS = 0.0005
 VISIBLE_LONGEST_SECONDS = 0.1
 
+#: How long the end waits for statements to be cancelled.
+CANCEL_SECONDS = 0.5
+
 #: Waiting for a lock or for visibility this long is told.
 PATIENCE_SECONDS = 2.0
 
@@ -109,7 +112,7 @@ class PostgresDocuments(Documents):
         self._settings = settings
         self._status = Status()
         self._local = threading.local()
-        self._connections: Set[psycopg.Connection[Any]] = set()
+        self._connections: Dict[threading.Thread, psycopg.Connection[Any]] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._bound: Dict[str, BoundIndex] = {}
@@ -121,7 +124,10 @@ class PostgresDocuments(Documents):
         self._shape: Optional[Shape] = None
         self._sizes: Dict[str, float] = {}
         self._untraceable: Dict[Table, int] = {}
-        self._never = threading.Event()
+        #: Keys of one statement at most, where one took too long.
+        self._most: Dict[str, int] = {}
+        self._told_to_wait = False
+        self._ending = threading.Event()
 
     def report_to(self, status: Status) -> None:
         self._status = status
@@ -134,6 +140,7 @@ class PostgresDocuments(Documents):
         needed = sorted({table for plan in plans for table in tables(plan)})
         with self._lock:
             self._closed = False
+        self._ending.clear()
         connection = connect(self._access)
         traces: List[Trace] = []
         self._uses = {}
@@ -182,22 +189,36 @@ class PostgresDocuments(Documents):
             if self._closed:
                 connection.close()
                 raise Stopped
-            self._connections = {c for c in self._connections if not c.closed} | {connection}
+            # Those of threads that ended (of a build, say) are nobody's: a source has few connections to spare.
+            left = [held for thread, held in self._connections.items() if not thread.is_alive()]
+            self._connections = {t: c for t, c in self._connections.items() if t.is_alive() and not c.closed}
+            self._connections[threading.current_thread()] = connection
+        for gone in left:
+            gone.close()
         self._local.connection = connection
         return connection
 
     def cancel(self) -> None:
         with self._lock:
             self._closed = True
-            connections = list(self._connections)
-        for connection in connections:
-            with contextlib.suppress(psycopg.Error):
-                connection.cancel()
+            connections = list(self._connections.values())
+        self._ending.set()
+
+        def cancel_all() -> None:
+            for connection in connections:
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel()
+
+        # libpq cancels over a connection of its own, without any timeout: a server that is away must not hold up the end.
+        thread = threading.Thread(target=cancel_all, name="cancel", daemon=True)
+        thread.start()
+        thread.join(CANCEL_SECONDS)
 
     def close(self) -> None:
+        self._ending.set()
         with self._lock:
             self._closed = True
-            connections, self._connections = list(self._connections), set()
+            connections, self._connections = list(self._connections.values()), {}
         for connection in connections:
             with contextlib.suppress(Exception):
                 connection.close()
@@ -217,6 +238,7 @@ class PostgresDocuments(Documents):
             yield _PostgresSnapshot(self, connection, self._facts)
         except psycopg.Error as error:
             self._abandon(connection)
+            self._access.heard(error)
             raise translate(error, "reading documents") from error
         except BaseException:
             self._abandon(connection)
@@ -225,6 +247,7 @@ class PostgresDocuments(Documents):
             connection.execute("COMMIT")
         except psycopg.Error as error:
             self._abandon(connection)
+            self._access.heard(error)
             raise translate(error, "reading documents") from error
 
     @property
@@ -248,10 +271,12 @@ class PostgresDocuments(Documents):
             waits = self._try_begin(connection, xids, runs)
             waited = time.monotonic() - started
             if waits is None:
-                if waited >= PATIENCE_SECONDS:
+                if self._told_to_wait:
+                    self._told_to_wait = False
                     self._status.clear_trouble("source visibility")
                 return connection
             if waited >= PATIENCE_SECONDS:
+                self._told_to_wait = True
                 self._status.trouble("source visibility", f"{waits} (for {waited:.0f} s)", blocking=True)
             if stop.wait(pause):
                 raise Stopped
@@ -278,6 +303,7 @@ class PostgresDocuments(Documents):
             return "a table of the indexes is locked by somebody's DDL"
         except psycopg.Error as error:
             self._abandon(connection)
+            self._access.heard(error)
             raise translate(error, "beginning to read documents") from error
         if changed:
             self._abandon(connection)
@@ -328,13 +354,19 @@ class PostgresDocuments(Documents):
         settings = self._settings
         # As many keys as should fit, by the size of the documents seen lately.
         most = int(settings.batch_bytes / self._sizes[index]) if index in self._sizes else FIRST_KEYS
-        most = max(1, min(most, MOST_KEYS))
+        most = max(1, min(most, self._most.get(index, MOST_KEYS)))
         asked, rest = keys[:most], keys[most:]
         statement = self._statements[index].lookup
         try:
             rows = self._guarded(connection, statement, self._parameters(asked))
         except UNRENDERABLE as error:
             return self._bisect(connection, index, asked, error), rest
+        except psycopg.errors.QueryCanceled:
+            # The same statement would take too long again.
+            self._most[index] = max(1, len(asked) // 2)
+            raise
+        if index in self._most and len(asked) == self._most[index]:
+            self._most[index] = min(MOST_KEYS, 2 * self._most[index])
         documents: List[Document] = []
         later: List[Key] = []
         for ordinal, id, size, body in rows:
@@ -424,7 +456,7 @@ class PostgresDocuments(Documents):
         """The keys are read in a snapshot like any other: "no more rows" must mean just that."""
         statements = self._statements[index]
         lower: Optional[Key] = after.place.upper if after is not None else None
-        with self.snapshot((), self._never) as snapshot:
+        with self.snapshot((), self._ending) as snapshot:
             found = snapshot.chunk_rows(statements, lower, rows)  # type: ignore[attr-defined]
         if not found:
             return None
@@ -441,6 +473,8 @@ class PostgresDocuments(Documents):
         place: _Place = chunk.place
         if not chunk.ids:
             return [], ()
+        if chunk.index in self._most and self._most[chunk.index] < len(place.keys):
+            return self._shown(self._build(connection, chunk.index, place.keys))
         statements = self._statements[chunk.index]
         budget = [self._settings.batch_bytes, self._settings.max_document_bytes]
         statement = statements.range_first if place.lower is None else statements.range_after
@@ -449,8 +483,10 @@ class PostgresDocuments(Documents):
             rows = self._guarded(connection, statement, [*bounds, *budget])
         except UNRENDERABLE:
             # One row cannot be rendered: by key, the others can.
-            documents, rest = self._build(connection, chunk.index, place.keys)
-            return [document for document in documents if document.body is not None or document.error], rest
+            return self._shown(self._build(connection, chunk.index, place.keys))
+        except psycopg.errors.QueryCanceled:
+            self._most[chunk.index] = max(1, len(place.keys) // 2)
+            raise
         documents = []
         later: List[Key] = []
         for row in rows:
@@ -461,6 +497,11 @@ class PostgresDocuments(Documents):
                 documents.append(self._document(str(id, "utf-8"), size, body))
         self._learn(chunk.index, documents)
         return documents, later
+
+    def _shown(self, built: Tuple[List[Document], Sequence[Key]]) -> Tuple[List[Document], Sequence[Key]]:
+        """Of a chunk built by key: rows that are no documents any more are simply absent."""
+        documents, rest = built
+        return [document for document in documents if document.body is not None or document.error], rest
 
 
 class _PostgresSnapshot(Snapshot):
