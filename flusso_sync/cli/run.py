@@ -44,6 +44,7 @@ class RunOptions:
     on_gap: Optional[str] = None
     on_blind_table: Optional[str] = None
     skip_backfill: Optional[bool] = None
+    adopt: Optional[bool] = None
     pretty: Optional[bool] = None
     queue_capacity: Optional[int] = None
     backfill_workers: Optional[int] = None
@@ -85,9 +86,10 @@ class RunOptions:
             slot=self.slot,
             publication=self.publication,
             manage_publication=self.manage_publication,
-            skip_backfill=bool(self.skip_backfill),
+            skip_backfill=self.skip_backfill,
+            adopt=bool(self.adopt),
             queue_capacity=self.queue_capacity,
-            pretty=bool(self.pretty),
+            pretty=self.pretty,
             lag_poll_interval=self.lag_poll_secs,
         )
 
@@ -161,6 +163,15 @@ def _replaced(model: Any, path: List[str], value: Any) -> Any:
     envvar="FLUSSO_SKIP_BACKFILL",
     show_envvar=True,
     help="Build nothing at the start; only changes from now on are written.",
+)
+@click.option(
+    "--adopt",
+    is_flag=True,
+    default=None,
+    cls=Switch,
+    envvar="FLUSSO_ADOPT",
+    show_envvar=True,
+    help="Take over indexes that belong to another source: a clone, or the same database at a new address.",
 )
 @click.option(
     "--pretty",
