@@ -224,7 +224,8 @@ def _moment(expression: str, base: str, quote: str = "") -> str:
     string = f"pg_catalog.to_json({expression})::pg_catalog.text"
     bare = f"pg_catalog.btrim({string}, '\"')"
     # Postgres prints 44 BC for what ISO 8601 calls -0043: it has a year 0.
-    year = f"pg_catalog.date_part('year', {expression})::pg_catalog.int4"
+    # extract, not date_part: the latter makes a timestamp of a date, and there are later dates than timestamps.
+    year = f"pg_catalog.\"extract\"('year', {expression})::pg_catalog.int4"
     iso = f"CASE WHEN {compare(year, '<', '0')} THEN {year} {operator('+')} 1 ELSE {year} END"
     digits = f"pg_catalog.abs({iso})::pg_catalog.text"
     signed = (

@@ -13,7 +13,7 @@ from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 
 #: Raised whenever our rendering of documents or our mapping changes.
-RENDERER = 1
+RENDERER = 2
 
 
 def index_hash(plan: IndexPlan, settings: OpenSearchSettings) -> str:

@@ -37,6 +37,9 @@ TOTAL_FIELDS = 1000
 NESTED_FIELDS = 50
 DEPTH = 20
 
+#: Arrays inside each other in a json field that is stored unread: OpenSearch walks through them by recursion.
+JSON_DEPTH = 1000
+
 #: Room for the keys of maps and dynamic objects.
 DYNAMIC_FIELDS = 5000
 
@@ -64,7 +67,7 @@ def index_body(plan: IndexPlan, settings: OpenSearchSettings, meta: Mapping[str,
         "gc_deletes": "10m",
         "translog": {"durability": "request"},
     }
-    limits = _limits(properties, build.open_ended)
+    limits = _limits(properties, build.open_ended, build.unread)
     if limits:
         index["mapping"] = limits
     return {"settings": {"index": index, "analysis": build.analysis()}, "mappings": mappings}
@@ -81,6 +84,7 @@ class _Mapping:
         self._normalizers: Json = {}
         self.templates: List[Json] = []
         self.open_ended = False
+        self.unread = False
 
     def properties(self, fields: Sequence[AnyField], path: Sequence[str]) -> Json:
         return {f.name: self._field(f, (*path, f.name)) for f in fields}
@@ -116,6 +120,7 @@ class _Mapping:
         elif kind == "json":
             if _JSON_SHAPING.isdisjoint(options):
                 prop["enabled"] = False
+                self.unread = True
             else:
                 self.open_ended = True
         elif kind == "map":
@@ -259,7 +264,7 @@ def _literal(text: str) -> str:
     return re.sub(r"([^A-Za-z0-9\u0080-\U0010ffff])", r"\\\1", text)
 
 
-def _limits(properties: Mapping[str, Any], open_ended: bool) -> Json:
+def _limits(properties: Mapping[str, Any], open_ended: bool, unread: bool) -> Json:
     fields, nested, depth = _measure(properties, 1)
     limits: Json = {}
     wanted = fields + (DYNAMIC_FIELDS if open_ended else 0)
@@ -267,8 +272,9 @@ def _limits(properties: Mapping[str, Any], open_ended: bool) -> Json:
         limits["total_fields"] = {"limit": wanted}
     if nested > NESTED_FIELDS:
         limits["nested_fields"] = {"limit": nested}
-    if depth > DEPTH:
-        limits["depth"] = {"limit": depth}
+    if unread or depth > DEPTH:
+        # It binds the arrays of a document as well, also those that nobody maps.
+        limits["depth"] = {"limit": max(depth, JSON_DEPTH if unread else 0)}
     return limits
 
 
