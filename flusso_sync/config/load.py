@@ -339,6 +339,8 @@ class _Loader:
                 self._warn(("source", "connection_url"), "not a postgresql:// URL; DATABASE_URL must be set")
         for given, options in (top.get("sinks") or {}).items():
             sink = deployment.sinks[names.plain_identifier(given)]
+            if sink.type == "sqlite":
+                self._warn(("sinks", given, "type"), "sqlite is not there yet: a run refuses it")
             if not isinstance(sink, OpenSearchSink):
                 continue
             if sink.url.literal is not None and not is_http_url(sink.url.literal):
@@ -354,9 +356,22 @@ class _Loader:
             if not _INTERVAL.match(sink.refresh_interval):
                 sentence = f"{show(sink.refresh_interval)} does not look like an interval such as 10s or -1"
                 self._warn(("sinks", given, "refresh_interval"), sentence)
+        for section, key in NOT_YET:
+            if key in (top.get(section) or {}):
+                self._warn((section, key), "has no effect in this version")
         if not any(entry.enabled for entry in deployment.index):
             self._warn(("index",) if "index" in top else (), "no index is named and enabled: nothing will be written")
 
+
+#: Keys that are read and checked, and that nothing acts on yet.
+NOT_YET = (
+    ("source", "max_retained_wal_bytes"),
+    ("source", "on_retained_wal"),
+    ("source", "failover_slot"),
+    ("engine", "fan_out_documents"),
+    ("backfill", "max_rows_per_second"),
+    ("backfill", "max_lag_bytes"),
+)
 
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
