@@ -125,6 +125,78 @@ def pause_inside_snapshots() -> None:
     _PostgresSnapshot.build = late  # type: ignore[method-assign]
 
 
+# -- threads that die or hang ---------------------------------------------------------------------------
+
+
+def _sabotage(owner: Any, name: str, harm: Callable[[], None]) -> None:
+    """Do ``harm`` instead of calling ``owner.name``, once the gate exists."""
+    original = getattr(owner, name)
+
+    def harmed(*arguments: Any, **keywords: Any) -> Any:
+        if Path(os.environ[GATE]).exists():
+            harm()
+        return original(*arguments, **keywords)
+
+    setattr(owner, name, harmed)
+
+
+def _die() -> None:
+    raise MemoryError("on purpose")
+
+
+def _hang() -> None:
+    while True:
+        time.sleep(1)
+
+
+def capture_dies() -> None:
+    from flusso_sync.postgres.replication import ReplicationStream
+
+    _sabotage(ReplicationStream, "receive", _die)
+
+
+def engine_dies() -> None:
+    from flusso_sync.engine.engine import Engine
+
+    _sabotage(Engine, "_process", _die)
+
+
+def writer_dies() -> None:
+    from flusso_sync.engine.writer import SinkWriter
+
+    _sabotage(SinkWriter, "_send", _die)
+
+
+def watch_dies() -> None:
+    from flusso_sync.postgres.capture import PostgresCapture
+
+    _sabotage(PostgresCapture, "watch", _die)
+
+
+def confirm_dies() -> None:
+    from flusso_sync.pipeline import Pipeline
+
+    _sabotage(Pipeline, "_write_record", _die)
+
+
+def capture_hangs() -> None:
+    from flusso_sync.postgres.replication import ReplicationStream
+
+    _sabotage(ReplicationStream, "receive", _hang)
+
+
+def engine_hangs() -> None:
+    from flusso_sync.engine.engine import Engine
+
+    _sabotage(Engine, "_process", _hang)
+
+
+def writer_hangs() -> None:
+    from flusso_sync.engine.writer import SinkWriter
+
+    _sabotage(SinkWriter, "_send", _hang)
+
+
 GUARDS: Dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -135,5 +207,13 @@ GUARDS: Dict[str, Callable[[], None]] = {
         no_lock_before_the_snapshot,
         pause_finished_chunks,
         pause_inside_snapshots,
+        capture_dies,
+        engine_dies,
+        writer_dies,
+        watch_dies,
+        confirm_dies,
+        capture_hangs,
+        engine_hangs,
+        writer_hangs,
     )
 }
