@@ -6,6 +6,7 @@ OpenSearch needs none of its client, and injected backends need nothing of ours.
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Dict, Mapping
 
 from flusso_sync.daemon import DaemonOptions
@@ -24,6 +25,10 @@ FALLBACK_SINK = "stdout"
 class DefaultBackends:
     """What the command line uses; secrets are resolved at each connect, not here."""
 
+    def __init__(self) -> None:
+        #: Outlives each pipeline: a password that was right once may be rotated, and is waited for.
+        self._source_reached = threading.Event()
+
     def source(self, config: "Config", options: DaemonOptions) -> SourceParts:
         from flusso_sync.config.connection import source_address, source_conninfo
         from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
@@ -39,6 +44,7 @@ class DefaultBackends:
             statement_timeout_seconds=source.statement_timeout_secs,
             lock_timeout_seconds=source.lock_timeout_secs,
             prepare=source.prepare,
+            reached=self._source_reached,
         )
         manage = source.manage_publication if options.manage_publication is None else options.manage_publication
         plans = config.plans

@@ -10,7 +10,7 @@ import random
 import threading
 from typing import Callable, Optional, TypeVar
 
-from flusso_sync.errors import FlussoError, SinkOverloaded, SinkUnauthorized
+from flusso_sync.errors import FlussoError, SinkOverloaded, SinkUnauthorized, SourceUnauthorized
 from flusso_sync.status import Status
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def delay_wish(error: FlussoError) -> Optional[float]:
     """The delay in seconds that ``error`` itself asks for, None when the usual one is right."""
     if isinstance(error, SinkOverloaded):
         return error.retry_after_seconds
-    if isinstance(error, SinkUnauthorized):
+    if isinstance(error, (SinkUnauthorized, SourceUnauthorized)):
         return UNAUTHORIZED_DELAY_SECONDS
     return None
 

@@ -105,6 +105,16 @@ class SourceUnavailable(SourceError):
     transient = True
 
 
+class SourceUnauthorized(SourceUnavailable):
+    """The database refuses a connection after a first success: retried slowly, reading secrets again."""
+
+
+class SourceChanged(SourceError):
+    """The connection leads to another server, or history, than the stream began on."""
+
+    relay = True
+
+
 class SourceRefused(SourceError):
     """The database answers, but refuses us (credentials, rights, settings, unsupported objects)."""
 

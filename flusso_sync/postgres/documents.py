@@ -209,7 +209,7 @@ class PostgresDocuments(Documents):
                 with contextlib.suppress(psycopg.Error):
                     connection.cancel()
 
-        # libpq cancels over a connection of its own, without any timeout: a server that is away must not hold up the end.
+        # libpq cancels over a connection of its own, without any timeout: a server that is away must not hold us up.
         thread = threading.Thread(target=cancel_all, name="cancel", daemon=True)
         thread.start()
         thread.join(CANCEL_SECONDS)

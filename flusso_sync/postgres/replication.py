@@ -10,7 +10,7 @@ import contextlib
 import select
 import struct
 import time
-from typing import NamedTuple, Union
+from typing import List, NamedTuple, Tuple, Union
 
 import psycopg
 from psycopg import pq
@@ -21,6 +21,9 @@ from flusso_sync.postgres.quoting import identifier
 
 #: Postgres counts microseconds from 2000-01-01 UTC.
 POSTGRES_EPOCH_SECONDS = 946_684_800
+
+#: Under TLS a message may be here already although the socket is silent, so nobody waits longer than this.
+TLS_WAIT_SECONDS = 0.05
 
 _wal_data = struct.Struct(">QQq").unpack_from
 _keepalive = struct.Struct(">QqB").unpack_from
@@ -61,6 +64,8 @@ class ReplicationStream:
         self._slot = slot
         self._connection = connect(access, replication=True)
         self._pg = self._connection.pgconn
+        #: System identifier and timeline of the server at the other end.
+        self.origin: Tuple[str, str] = ("", "")
         try:
             self._start(publication, start)
         except BaseException:
@@ -73,6 +78,7 @@ class ReplicationStream:
         return self._pg.backend_pid
 
     def _start(self, publication: str, start: int) -> None:
+        self._check_continuity(start)
         options = f"proto_version '1', publication_names {quote_option(identifier(publication))}"
         command = f"START_REPLICATION SLOT {identifier(self._slot)} LOGICAL {format_lsn(start)} ({options})"
         try:
@@ -81,6 +87,36 @@ class ReplicationStream:
             raise SourceUnavailable(f"the replication connection broke: {error}") from error
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise self._refusal(result)
+
+    def _check_continuity(self, start: int) -> None:
+        """The slot must still be the one that was read up to ``start``: a newer one of its name would silently begin
+        where it stands, and what lies before would be lost."""
+        identity = self._ask("IDENTIFY_SYSTEM")
+        found = self._ask(
+            "select confirmed_flush_lsn::text from pg_catalog.pg_replication_slots"
+            f" where slot_name = {quote_option(self._slot)}"
+        )
+        if not found:
+            raise SlotMissing(f"replication slot {self._slot} is gone", slot=self._slot)
+        if found[0][0] and parse_lsn(found[0][0]) > start:
+            raise SlotMissing(
+                f"replication slot {self._slot} stands at {found[0][0]}, beyond {format_lsn(start)}, where we are",
+                slot=self._slot,
+            )
+        self.origin = (identity[0][0], identity[0][1])
+
+    def _ask(self, query: str) -> List[List[str]]:
+        """Rows of texts; a null is an empty text."""
+        try:
+            result = self._pg.exec_(query.encode())
+        except psycopg.Error as error:
+            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise self._refusal(result)
+        return [
+            [(result.get_value(row, column) or b"").decode() for column in range(result.nfields)]
+            for row in range(result.ntuples)
+        ]
 
     def _refusal(self, result: "pq.abc.PGresult") -> SourceError:
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
@@ -91,8 +127,10 @@ class ReplicationStream:
             return SlotInUse(text, slot=self._slot, hint="The other process is waited for; end it if it is not wanted")
         if state == "42704" and "replication slot" in text:
             return SlotMissing(text, slot=self._slot)
-        if state == "55000" and ("invalidated" in text or "can no longer get changes" in text):
-            return SlotLost(text, slot=self._slot)
+        detail = (result.error_field(pq.DiagnosticField.MESSAGE_DETAIL) or b"").decode("utf-8", "replace")
+        # Servers word it differently: "cannot read from", "can no longer get changes from", "can no longer access".
+        if state == "55000" and ("invalidated" in text + detail or "can no longer" in text):
+            return SlotLost(f"{text} {detail}".strip(), slot=self._slot)
         if state[:2] in ("57", "53", "08", "") or state == "58P01":
             return SourceUnavailable(f"the stream cannot start: {text}")
         return SourceError(f"the stream cannot start: {text}", slot=self._slot)
@@ -131,9 +169,12 @@ class ReplicationStream:
         """Wait until the server sends something or ``timeout`` seconds have passed."""
         poll = select.poll()
         try:
+            if self._pg.ssl_in_use:
+                # What TLS has decrypted and libpq has not taken yet makes no socket readable.
+                timeout = min(timeout, TLS_WAIT_SECONDS)
             poll.register(self._pg.socket, select.POLLIN)
-            if poll.poll(max(0.0, timeout) * 1000):
-                self._pg.consume_input()
+            poll.poll(max(0.0, timeout) * 1000)
+            self._pg.consume_input()
         except (psycopg.Error, OSError, ValueError) as error:
             raise SourceUnavailable(f"the replication connection broke: {error}") from error
 

@@ -25,11 +25,14 @@ select s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_
 """
 
 _WRITERS = """
-select pid, coalesce(extract(epoch from now() - xact_start), 0)::int8, coalesce(application_name, '')
-  from pg_stat_activity
- where backend_xid is not null and pid <> pg_backend_pid()
-   and datid = (select oid from pg_database where datname = current_database())
- order by xact_start limit 5
+select who, coalesce(extract(epoch from now() - since), 0)::int8, name
+  from (select 'pid ' || pid, xact_start, coalesce(nullif(application_name, ''), 'unnamed')
+               || case when datname = current_database() then '' else ' in database ' || datname end
+          from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
+         union all
+        select 'prepared transaction ' || gid, prepared, 'in database ' || database from pg_prepared_xacts
+       ) w(who, since, name)
+ order by since limit 5
 """
 
 
@@ -62,6 +65,12 @@ def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[Slot
     return SlotState(parse_lsn(confirmed) if confirmed else 0, pid, wal_status or "", safe, retained)
 
 
+def _writers(connection: "psycopg.Connection[Any]") -> str:
+    """Who holds us up.  Whoever writes in another database of the server does too."""
+    found = rows(connection, _WRITERS)
+    return "; ".join(f"{who}, open for {age} s, {name}" for who, age, name in found) or "just ended"
+
+
 def create_slot(
     connection: "psycopg.Connection[Any]", slot: str, stop: threading.Event, waiting: Callable[[str], None]
 ) -> int:
@@ -77,9 +86,7 @@ def create_slot(
                     "select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,)
                 ).fetchone()
         except psycopg.errors.QueryCanceled:
-            writers = rows(connection, _WRITERS)
-            whom = "; ".join(f"pid {pid}, open for {age} s, {name or 'unnamed'}" for pid, age, name in writers)
-            waiting(f"creating slot {slot} waits for open transactions: {whom or 'just ended'}")
+            waiting(f"creating slot {slot} waits for open transactions: {_writers(connection)}")
             continue
         except psycopg.Error as error:
             raise translate(error, f"creating replication slot {slot}") from error
@@ -115,11 +122,10 @@ def wait_for_older(
     connection: "psycopg.Connection[Any]", stop: threading.Event, waiting: Callable[[str], None]
 ) -> None:
     """Wait until every transaction that is open now has ended (promise 1: a table added to a live publication)."""
-    limit = int(rows(connection, "select pg_snapshot_xmax(pg_current_snapshot())::text")[0][0])
+    # An id of our own is newer than every open transaction; a snapshot ends at the last completed one.
+    limit = int(rows(connection, "select pg_current_xact_id()::text")[0][0])
     while int(rows(connection, "select pg_snapshot_xmin(pg_current_snapshot())::text")[0][0]) < limit:
-        writers = rows(connection, _WRITERS)
-        whom = "; ".join(f"pid {pid}, open for {age} s, {name or 'unnamed'}" for pid, age, name in writers)
-        waiting(f"copying a newly published table waits for open transactions: {whom or 'just ended'}")
+        waiting(f"copying a newly published table waits for open transactions: {_writers(connection)}")
         if stop.wait(0.2):
             raise Stopped
 

@@ -1,0 +1,328 @@
+"""The capture on a real server: order of birth, what breaks between two attempts, and a stream that loses nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+
+import psycopg
+import pytest
+
+from flusso_sync.config.load import Config
+from flusso_sync.engine.source import ChangeRun, Record
+from flusso_sync.errors import FlussoError, SlotMissing, SourceRefused, SourceUnauthorized
+from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
+from flusso_sync.postgres.connection import SourceAccess, connect
+from flusso_sync.status import Status
+from flusso_sync.worker import Worker
+from tests.postgres_server import Database, PostgresServer
+from tests.waiting import wait_for
+
+SCHEMA: Dict[str, Any] = {
+    "version": 1,
+    "table": "parents",
+    "primary_key": "id",
+    "fields": [
+        {"integer": "id", "required": True},
+        {
+            "has_many": "children",
+            "table": "children",
+            "foreign_key": "parent_id",
+            "primary_key": "id",
+            "fields": [{"integer": "id", "required": True}],
+        },
+    ],
+}
+
+TABLES = """
+CREATE TABLE parents (id int PRIMARY KEY);
+CREATE TABLE children (id int PRIMARY KEY, parent_id int);
+CREATE TABLE others (id serial PRIMARY KEY, filler text);
+"""
+
+
+class Rig:
+    """A capture over one database, its stream on a thread; ``runs`` is what it emitted."""
+
+    def __init__(self, database: Database, url: Optional[str] = None, **settings: Any) -> None:
+        config = Config.from_mapping(
+            {"source": {"type": "postgres"}, "index": [{"name": "parents", "schema": SCHEMA, "enabled": True}]}
+        )
+        self.database = database
+        self.slot = f"slot_{database.name}"[:60]
+        self.access = SourceAccess(lambda: url or database.url, "here")
+        self.capture = PostgresCapture(
+            self.access, config.plans, CaptureSettings(slot=self.slot, publication=self.slot, **settings)
+        )
+        self.status = Status()
+        self.capture.report_to(self.status, lambda: None)
+        self.stop = threading.Event()
+        self.runs: List[ChangeRun] = []
+        self.failures: List[BaseException] = []
+        self.thread: Optional[Worker] = None
+
+    def prepare(self, record: Optional[Record] = None) -> Any:
+        self.capture.connect(self.stop)
+        return self.capture.prepare(record, self.stop)
+
+    def start(self, emit: Optional[Callable[..., bool]] = None) -> None:
+        taken = emit or (lambda run, timeout=None: bool(self.runs.append(run)) or True)
+        self.thread = Worker(
+            "flusso-capture",
+            lambda: self.capture.stream(taken, self.stop),
+            lambda name, error: self.failures.append(error),
+        )
+        self.thread.start()
+
+    def end(self) -> None:
+        self.stop.set()
+        if self.thread is not None:
+            self.thread.join(20)
+            assert not self.thread.is_alive()
+        self.capture.close()
+
+    def seen(self) -> Set[str]:
+        """Keys of the parents that complete transactions inserted."""
+        return {change.new[0] for run in self.runs for change in run.changes if change.shape.table.name == "parents"}
+
+    def confirmed(self) -> int:
+        rows = self.database.execute(
+            "SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = %s", [self.slot]
+        )
+        return int(rows[0][0]) if rows else 0
+
+    def position(self) -> int:
+        return int(self.database.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")[0][0])
+
+    def walsender(self) -> Optional[int]:
+        rows = self.database.execute(
+            "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s AND active", [self.slot]
+        )
+        return int(rows[0][0]) if rows else None
+
+
+@pytest.fixture
+def make(database: Database) -> Iterator[Callable[..., Rig]]:
+    database.execute(TABLES)
+    made: List[Rig] = []
+
+    def rig(url: Optional[str] = None, **settings: Any) -> Rig:
+        made.append(Rig(database, url, **settings))
+        return made[-1]
+
+    yield rig
+    for one in made:
+        one.end()
+
+
+def test_a_table_without_a_key_gets_its_identity_before_it_is_published(
+    make: Callable[..., Rig], database: Database
+) -> None:
+    database.execute("ALTER TABLE children DROP CONSTRAINT children_pkey")
+    database.execute("INSERT INTO children VALUES (1, 1)")
+    make().prepare()
+    assert database.execute("SELECT relreplident::text FROM pg_class WHERE relname = 'children'") == [("f",)]
+    # The application's own statements go on.
+    database.execute("UPDATE children SET parent_id = 2; DELETE FROM children")
+
+
+def test_a_blind_table_stops_before_anything_is_published(make: Callable[..., Rig], database: Database) -> None:
+    database.execute("ALTER TABLE children DROP CONSTRAINT children_pkey")
+    with pytest.raises(FlussoError, match="children has no usable replica identity"):
+        make(manage_replica_identity=False).prepare()
+    assert database.execute("SELECT count(*) FROM pg_publication") == [(0,)]
+    assert database.execute("SELECT count(*) FROM pg_replication_slots WHERE database = current_database()") == [(0,)]
+
+
+def test_leaves_are_published_one_by_one_and_never_their_parent(make: Callable[..., Rig], database: Database) -> None:
+    database.execute("DROP TABLE parents")
+    database.execute("CREATE TABLE parents (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    for low in (0, 100):
+        database.execute(f"CREATE TABLE parents_{low} PARTITION OF parents FOR VALUES FROM ({low}) TO ({low + 100})")
+    make().prepare()
+    members = database.execute("SELECT prrelid::regclass::text FROM pg_publication_rel ORDER BY 1")
+    assert members == [("children",), ("parents_0",), ("parents_100",)]
+
+
+def test_preparing_goes_on_over_a_connection_that_broke(make: Callable[..., Rig], database: Database) -> None:
+    rig = make()
+    rig.capture.connect(rig.stop)
+    database.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'flusso_sync%'"
+        " AND datname = current_database()"
+    )
+    with contextlib.suppress(FlussoError):
+        rig.capture.prepare(None, rig.stop)
+    assert rig.capture.prepare(None, rig.stop).position > 0
+    other = make()
+    with pytest.raises(FlussoError, match="another daemon holds slot"):
+        other.capture.connect(other.stop)
+
+
+def test_a_rebuild_that_one_attempt_found_necessary_is_not_forgotten_by_the_next(
+    make: Callable[..., Rig], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a slot that is older than the replica identity
+    rig = make(manage_replica_identity=False)
+    rig.prepare()
+    rig.capture.close()
+    # When the identity is strengthened, and the attempt then fails
+    rig = make()
+    rig.capture.connect(rig.stop)
+    with monkeypatch.context() as patch:
+        patch.setattr("flusso_sync.postgres.slot.wait_for_older", _failing)
+        with pytest.raises(ConnectionResetError):
+            rig.capture.prepare(None, rig.stop)
+    assert database.execute("SELECT relreplident::text FROM pg_class WHERE relname = 'children'") == [("f",)]
+    # Then the next one still knows
+    assert set(rig.capture.prepare(None, rig.stop).rebuild) == {"parents"}
+
+
+def _failing(*args: Any) -> None:
+    raise ConnectionResetError("now")
+
+
+def test_wal_of_other_tables_is_confirmed_while_ours_are_idle(make: Callable[..., Rig], database: Database) -> None:
+    rig = make()
+    rig.prepare()
+
+    def emit(run: ChangeRun, timeout: Optional[float] = None) -> bool:
+        # The pipeline in short: whatever is handed on is durable at once.
+        rig.runs.append(run)
+        if run.commit is not None:
+            rig.capture.confirm(run.commit)
+        return True
+
+    rig.start(emit)
+    database.execute("INSERT INTO others (filler) SELECT repeat('x', 500) FROM generate_series(1, 5000)")
+    position = rig.position()
+    wait_for(lambda: rig.confirmed() >= position, 20, "the WAL of others is confirmed")
+    assert not any(run.changes for run in rig.runs)
+
+
+def test_a_stream_cut_in_the_middle_of_a_transaction_resumes_and_misses_nothing(
+    make: Callable[..., Rig], database: Database
+) -> None:
+    rig = make()
+    rig.prepare()
+    first, go = threading.Event(), threading.Event()
+
+    def emit(run: ChangeRun, timeout: Optional[float] = None) -> bool:
+        if run.changes and run.commit is None and not first.is_set():
+            first.set()
+            assert go.wait(20)
+        rig.runs.append(run)
+        return True
+
+    rig.start(emit)
+    database.execute("INSERT INTO parents SELECT generate_series(1, 60000)")
+    # Given a part of a large transaction handed on, and the walsender ended
+    assert first.wait(20)
+    pid = rig.walsender()
+    assert pid is not None
+    database.execute("SELECT pg_terminate_backend(%s)", [pid])
+    wait_for(lambda: rig.walsender() != pid)
+    go.set()
+    database.execute("INSERT INTO parents VALUES (70000)")
+    wait_for(lambda: any(run.commit and len(run.changes) == 1 for run in rig.runs), 30, "the last commit arrives")
+    # Then the transaction is complete, with one commit position that comes after all of its changes
+    assert rig.seen() == {str(n) for n in [*range(1, 60001), 70000]}
+    assert not rig.failures
+
+
+def test_a_slot_made_anew_while_we_were_cut_off_is_not_streamed_as_if_it_were_ours(
+    make: Callable[..., Rig], database: Database
+) -> None:
+    rig = make()
+    rig.prepare()
+    rig.start()
+    database.execute("INSERT INTO parents VALUES (1)")
+    wait_for(lambda: rig.seen() == {"1"})
+    # When the slot is dropped, a row comes, and a slot of the same name is made
+    with psycopg.connect(database.url, autocommit=True) as connection:
+        pid = rig.walsender()
+
+        def dropped() -> bool:
+            connection.execute("SELECT pg_terminate_backend(%s)", [rig.walsender() or pid])
+            with contextlib.suppress(psycopg.errors.ObjectInUse):
+                connection.execute("SELECT pg_drop_replication_slot(%s)", [rig.slot])
+                return True
+            return False
+
+        wait_for(dropped, 30, "the slot is dropped")
+        connection.execute("INSERT INTO parents VALUES (2)")
+        with contextlib.suppress(psycopg.errors.DuplicateObject):
+            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [rig.slot])
+    # Then the stream ends with what makes the daemon look for the gap
+    wait_for(lambda: rig.failures, 30, "the stream ends")
+    assert isinstance(rig.failures[0], SlotMissing) and rig.failures[0].relay
+
+
+def test_a_password_rotated_later_is_waited_for_and_a_wrong_one_at_first_is_refused(
+    database: Database, postgres: PostgresServer
+) -> None:
+    role = f"role_{database.name}"[:60]
+    database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'one'")
+    postgres.hba(f"host all {role} 127.0.0.1/32 scram-sha-256")
+    try:
+        password = "wrong"
+        url = database.url.split("@")[-1].replace("postgresql://", "")
+        access = SourceAccess(lambda: f"postgresql://{role}:{password}@{url}", "here")
+        with pytest.raises(SourceRefused):
+            connect(access)
+        password = "one"
+        connect(access).close()
+        database.execute(f"ALTER ROLE {role} PASSWORD 'two'")
+        with pytest.raises(SourceUnauthorized) as caught:
+            connect(access)
+        assert caught.value.transient
+        password = "two"
+        connect(access).close()
+    finally:
+        postgres.hba()
+        database.execute(f"DROP ROLE {role}")
+
+
+@pytest.fixture
+def tls(postgres: PostgresServer) -> Iterator[None]:
+    """The server with a certificate of its own."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    data = postgres._one("SHOW data_directory")
+    key, certificate = f"{data}/test.key", f"{data}/test.crt"
+    subprocess.run(
+        ["openssl", "req", "-new", "-x509", "-days", "2", "-nodes", "-subj", "/CN=localhost"]
+        + ["-newkey", "rsa:2048", "-keyout", key, "-out", certificate],
+        check=True,
+        capture_output=True,
+    )
+    for path in (key, certificate):
+        owner = subprocess.run(["stat", "-c", "%U", data], check=True, capture_output=True, text=True).stdout.strip()
+        shutil.chown(path, owner)
+    subprocess.run(["chmod", "600", key], check=True)
+    postgres.set(ssl_cert_file=certificate, ssl_key_file=key, ssl="on")
+    try:
+        yield
+    finally:
+        postgres.set(ssl=None, ssl_cert_file=None, ssl_key_file=None)
+
+
+def test_a_url_that_requires_tls_secures_stream_and_sql_alike(
+    tls: None, make: Callable[..., Rig], database: Database
+) -> None:
+    separator = "&" if "?" in database.url else "?"
+    rig = make(f"{database.url}{separator}sslmode=require")
+    rig.prepare()
+    rig.start()
+    # Rows larger than what TLS decrypts at once
+    database.execute("ALTER TABLE parents ADD filler text; ALTER TABLE parents ALTER filler SET STORAGE EXTERNAL")
+    database.execute("INSERT INTO parents SELECT n, repeat('x', 100000) FROM generate_series(1, 50) n")
+    wait_for(lambda: len(rig.seen()) == 50, 20, "the rows arrive")
+    sessions = database.execute(
+        "SELECT backend_type, bool_and(ssl) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)"
+        " WHERE application_name LIKE 'flusso_sync%' AND datname = current_database() GROUP BY 1 ORDER BY 1"
+    )
+    assert sessions == [("client backend", True), ("walsender", True)]
