@@ -276,9 +276,11 @@ class _Evaluation:
             values = [value for value in (other[name] for name in names) if value is not None]
             if len(values) == len(names):
                 order = [sort_key(type_, value) for type_, value in zip(types, values)]
-                parts = [id_part(type_, value) for type_, value in zip(types, values)]
-                shown = render(types[0], values[0]) if len(names) == 1 else document_id(parts)
-                listed.append((order, shown))
+                if len(names) == 1:
+                    listed.append((order, render(types[0], values[0])))
+                else:
+                    parts = [id_part(type_, value) for type_, value in zip(types, values)]
+                    listed.append((order, document_id(parts)))
         return [shown for _, shown in sorted(listed, key=lambda pair: pair[0])]
 
     # -- filters --------------------------------------------------------------------------------------
@@ -375,7 +377,10 @@ def _exact_aggregate(kind: str, values: List[Decimal]) -> Json:
         total = sum(values, Decimal(0))
         if kind == "sum" or not total.is_finite():
             return number(total)
-        return number(Decimal(repr(float(_numeric_quotient(total, len(values))))))
+        mean = _numeric_quotient(total, len(values))
+        if not math.isfinite(float(mean)) or bool(mean) != bool(float(mean)):
+            raise Unbuildable("a mean out of range for double precision")
+        return number(Decimal(repr(float(mean))))
 
 
 def _numeric_quotient(total: Decimal, count: int) -> Decimal:
@@ -399,12 +404,18 @@ def _numeric_quotient(total: Decimal, count: int) -> Decimal:
 def _float_aggregate(kind: str, type_: Type, values: List[str]) -> Json:
     """Sums of floats depend on the order of addition: use values whose sums are exact."""
     floats = [float(value) for value in values]
-    total = math.fsum(floats) if all(map(math.isfinite, floats)) else sum(floats)
-    if kind == "avg":
-        return number(Decimal(repr(total / len(floats))))
     if type_.name == "float4":
-        return number(Decimal(_shortest_float4(total)))
-    return number(Decimal(repr(total)))
+        # Their text is the shortest that tells them apart, not all of their digits.
+        floats = [struct.unpack("f", struct.pack("f", value))[0] for value in floats]
+    try:
+        total = math.fsum(floats) if all(map(math.isfinite, floats)) else sum(floats)
+        if kind == "avg":
+            return number(Decimal(repr(total / len(floats))))
+        if type_.name == "float4":
+            return number(Decimal(_shortest_float4(total)))
+        return number(Decimal(repr(total)))
+    except OverflowError as error:
+        raise Unbuildable("Postgres refuses a sum of finite numbers that is none itself") from error
 
 
 def _shortest_float4(value: float) -> str:
