@@ -1,0 +1,150 @@
+"""Reading documents on a real server: no connection is left behind, no statement fails for ever, no trouble stays."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import closing
+from typing import Any, Callable, Dict, Iterator, List
+
+import pytest
+
+from flusso_sync.backoff import Stopped
+from flusso_sync.config.load import Config
+from flusso_sync.engine.source import Document
+from flusso_sync.errors import SourceUnavailable
+from flusso_sync.postgres.connection import SourceAccess
+from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments
+from flusso_sync.status import Status
+from tests.postgres_server import Database
+from tests.waiting import wait_for
+
+SCHEMA: Dict[str, Any] = {
+    "version": 1,
+    "table": "things",
+    "primary_key": "id",
+    "filters": [{"raw": "slow(id)"}],
+    "fields": [{"integer": "id", "required": True}],
+}
+
+#: Every row of an index over ``things`` takes ten milliseconds.
+TABLES = """
+CREATE FUNCTION slow(id int) RETURNS boolean LANGUAGE plpgsql STABLE AS
+$$ BEGIN PERFORM pg_sleep(CASE WHEN id > 0 THEN 0.01 ELSE 0 END); RETURN true; END $$;
+CREATE TABLE things (id int PRIMARY KEY);
+"""
+
+
+@pytest.fixture
+def make(database: Database) -> Iterator[Callable[..., PostgresDocuments]]:
+    database.execute(TABLES)
+    made: List[PostgresDocuments] = []
+
+    def documents(timeout: float = 60.0) -> PostgresDocuments:
+        config = Config.from_mapping(
+            {"source": {"type": "postgres"}, "index": [{"name": "things", "schema": SCHEMA, "enabled": True}]}
+        )
+        access = SourceAccess(lambda: database.url, "here", statement_timeout_seconds=timeout)
+        one = PostgresDocuments(access, DocumentSettings())
+        made.append(one)
+        one.report_to(Status())
+        one.open(config.plans, threading.Event())
+        return one
+
+    yield documents
+    for one in made:
+        one.close()
+
+
+def sessions(database: Database) -> int:
+    rows = database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'flusso_sync' AND datname = current_database()"
+    )
+    return int(rows[0][0])
+
+
+def test_connections_of_threads_that_ended_are_closed(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    documents = make()
+    for _ in range(5):
+        thread = threading.Thread(target=lambda: documents.estimate("things"))
+        thread.start()
+        thread.join()
+    wait_for(lambda: sessions(database) <= 1, 10, "one connection is left at most")
+
+
+def test_a_statement_that_takes_too_long_is_made_smaller_until_it_does_not(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    database.execute("INSERT INTO things SELECT generate_series(1, 100)")
+    documents = make(timeout=0.4)
+    left: Any = [(str(n),) for n in range(1, 101)]
+    built: List[Document] = []
+    timeouts = 0
+    deadline = time.monotonic() + 20
+    while left:
+        assert time.monotonic() < deadline, f"{len(left)} documents are left after {timeouts} timeouts"
+        try:
+            with documents.snapshot((), threading.Event()) as snapshot:
+                some, rest = snapshot.build("things", left)
+        except SourceUnavailable:
+            timeouts += 1
+            continue
+        built.extend(some)
+        left = rest
+    assert timeouts >= 1
+    assert sorted(int(document.id) for document in built) == list(range(1, 101))
+
+
+def test_waiting_for_a_lock_is_told_and_over_even_when_the_connection_broke_meanwhile(
+    make: Callable[..., PostgresDocuments], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flusso_sync.postgres.documents.PATIENCE_SECONDS", 0.05)
+    documents = make()
+    status = Status()
+    documents.report_to(status)
+    stop = threading.Event()
+    outcome: List[BaseException] = []
+
+    def read() -> None:
+        try:
+            with documents.snapshot((), stop):
+                pass
+        except BaseException as error:
+            outcome.append(error)
+
+    with database.connect(autocommit=False) as ddl:
+        ddl.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=read)
+        thread.start()
+        wait_for(status.troubles)
+        with closing(database.connect()) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'flusso_sync' AND datname = current_database()"
+            )
+        thread.join(10)
+        assert isinstance(outcome[0], SourceUnavailable)
+    read()
+    assert not status.troubles()
+
+
+def test_the_end_comes_to_whoever_waits_for_a_lock(make: Callable[..., PostgresDocuments], database: Database) -> None:
+    documents = make()
+    outcome: List[BaseException] = []
+
+    def chunk() -> None:
+        try:
+            documents.next_chunk("things", None, 10)
+        except BaseException as error:
+            outcome.append(error)
+
+    with database.connect(autocommit=False) as ddl:
+        ddl.execute("LOCK TABLE things IN ACCESS EXCLUSIVE MODE")
+        thread = threading.Thread(target=chunk)
+        thread.start()
+        wait_for(lambda: sessions(database) == 1)
+        documents.cancel()
+        thread.join(2)
+        assert not thread.is_alive() and isinstance(outcome[0], Stopped)
