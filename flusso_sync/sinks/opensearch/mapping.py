@@ -101,6 +101,9 @@ class _Mapping:
             return self._with_options(self._object("nested" if many else "object", field.fields, path), field.options)
         if isinstance(field, AggregateField):
             kind = {"count": "long", "avg": "double"}.get(field.op) or field.value_type or "keyword"
+            if field.op == "sum" and kind in ("short", "integer"):
+                # Postgres' sum of whole numbers is wider than what it adds up.
+                kind = "long"
             return self._scalar(kind, field.options, path)
         return self._scalar(field.kind, field.options, path, field)
 
@@ -127,15 +130,16 @@ class _Mapping:
             prop["dynamic"] = True
             self.open_ended = True
             if field is not None and field.values:
-                # Whatever the first value looks like, every value gets the declared type.
-                self.templates.append(
-                    {
-                        self._unique("flusso_map", path): {
-                            "path_match": ".".join(path) + ".*",
-                            "mapping": self._scalar(field.values, {}, path),
-                        }
+                # Whatever the first value looks like, every value gets the declared type; but what a dot in a key
+                # makes is an object.
+                mapping = self._scalar(field.values, {}, path)
+                for looks_like in ("string", "long", "double", "boolean"):
+                    template = {
+                        "path_match": ".".join(path) + ".*",
+                        "match_mapping_type": looks_like,
+                        "mapping": mapping,
                     }
-                )
+                    self.templates.append({self._unique("flusso_map", path): template})
         self._analyse(prop, kind)
         if field is not None and field.variants:
             prop.setdefault("fields", {})["sort"] = {
