@@ -24,7 +24,7 @@ import pytest
 from flusso_sync.engine.source import Document
 from flusso_sync.postgres.connection import SourceAccess
 from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments
-from flusso_sync.schema.language import load_schema
+from flusso_sync.schema.language import load_schema, parse_mapping
 from flusso_sync.schema.types import (
     ACCEPTED,
     GEO_COLUMN,
@@ -35,7 +35,7 @@ from flusso_sync.schema.types import (
     accepts_aggregate,
 )
 from flusso_sync.sinks.base import FailureKind, Write
-from flusso_sync.sinks.opensearch.mapping import LONGEST_KEYWORD
+from flusso_sync.sinks.opensearch.mapping import LONGEST_KEYWORD, index_body
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
 from tests.fix_opensearch import Prefix
@@ -596,6 +596,8 @@ def map_case() -> Case:
             ("a string", "no map", _NO_MAP),
             ("a number", 7, _NO_MAP),
         ]
+        if kind == "keyword":
+            strange.append(("a key of 40,000 characters", {"k" * 40_000: one}, ""))
         if kind in NOT_IN_MAP:
             strange.append(("a value of another type", {"k0": NOT_IN_MAP[kind]}, _OTHER))
         for type_, given in (("jsonb", rows + strange), ("json", rows)):
@@ -1138,6 +1140,31 @@ def test_subfields_analyzers_options_objects_and_nested_rows_are_searched(server
     ranked = servers.node.call("POST", "/{p}articles/_search", body)["hits"]["hits"]
     # By the order of the variants, and what is none of them after.
     assert "".join(hit["_id"] for hit in ranked) == "bcaefd"
+
+
+def test_deep_arrays_have_room_only_where_no_document_can_deepen_the_mapping() -> None:
+    unread = {"json": "a", "required": False}
+    growing: List[Dict[str, Json]] = [
+        {"map": "b", "values": "long", "required": False},
+        {"json": "b", "required": False, "options": {"dynamic": True}},
+        {
+            "custom": "b",
+            "postgres": ["jsonb"],
+            "opensearch": "object",
+            "required": False,
+            "options": {"dynamic": "true"},
+        },
+        {"object": "b", "fields": [{"map": "c", "values": "text", "required": False}]},
+    ]
+
+    def limits(*fields: Json) -> Json:
+        plan, _ = parse_mapping({"version": 1, "table": "t", "primary_key": "id", "fields": list(fields)}, "t")
+        return index_body(plan, OpenSearchSettings("http://nowhere"), {})["settings"]["index"].get("mapping", {})
+
+    assert limits(unread)["depth"]["limit"] == 1000
+    for field in growing:
+        found = limits(unread, field)
+        assert "depth" not in found and found["total_fields"]["limit"] > 5000, field
 
 
 # -- the manual --------------------------------------------------------------------------------------------------------

@@ -67,7 +67,8 @@ def index_body(plan: IndexPlan, settings: OpenSearchSettings, meta: Mapping[str,
         "gc_deletes": "10m",
         "translog": {"durability": "request"},
     }
-    limits = _limits(properties, build.open_ended, build.unread)
+    # A deep object must not become a deep mapping: where documents add properties, OpenSearch's own limit stays.
+    limits = _limits(properties, build.open_ended, build.unread and not build.open_ended)
     if limits:
         index["mapping"] = limits
     return {"settings": {"index": index, "analysis": build.analysis()}, "mappings": mappings}
@@ -128,7 +129,6 @@ class _Mapping:
                 self.open_ended = True
         elif kind == "map":
             prop["dynamic"] = True
-            self.open_ended = True
             if field is not None and field.values:
                 # Whatever the first value looks like, every value gets the declared type; but what a dot in a key
                 # makes is an object.
@@ -165,9 +165,10 @@ class _Mapping:
             if self._auto:
                 prop["fields"] = {"text": {"type": "text", "analyzer": "flusso_code"}, "keyword_lowercase": folded}
 
-    @staticmethod
-    def _with_options(prop: Json, options: Mapping[str, Any]) -> Json:
+    def _with_options(self, prop: Json, options: Mapping[str, Any]) -> Json:
         prop.update(options)
+        if prop.get("dynamic") in (True, "true"):
+            self.open_ended = True
         return prop
 
     def _constant(self, values: Sequence[Any]) -> Json:
