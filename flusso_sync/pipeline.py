@@ -20,7 +20,7 @@ from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
 from flusso_sync.engine.writer import SinkWriter
-from flusso_sync.errors import FlussoError, SinkUnavailable
+from flusso_sync.errors import FlussoError
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Sink
@@ -104,6 +104,9 @@ class Pipeline:
         self._recorded = 0
         self._gap = False
         self._recording = threading.Lock()
+        #: Guards ``_beginning``: the indexes whose rebuild a watch asked for and that has not begun yet.
+        self._watching = threading.Lock()
+        self._beginning: Set[str] = set()
         self._first_builds: Set[str] = set()
 
     # -- one life -----------------------------------------------------------------------------------
@@ -279,6 +282,8 @@ class Pipeline:
         self._spawn("flusso-engine", engine.loop)
         self._spawn("flusso-confirm", self._confirm)
         self._spawn("flusso-watch", self._watch)
+        for sink in self._sinks.values():
+            self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]
         self._spawn("flusso-lag", self._lag)
         self._spawn("flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done)
 
@@ -386,28 +391,42 @@ class Pipeline:
             self._recording.release()
 
     def _watch(self) -> None:
-        """Leases, index UUIDs, the slot's guard: whatever must stay true while nobody looks."""
+        """The slot's guard, and what else the source must keep true while nobody looks."""
         while not self._halt.wait(WATCH_SECONDS):
-            for name, sink in self._sinks.items():
-                try:
-                    sink.renew()
-                    lost = sink.watch()
-                except SinkUnavailable as error:
-                    self._status.trouble(f"watch of sink {name}", error.message, error.hint or "", blocking=False)
-                    continue
-                self._status.clear_trouble(f"watch of sink {name}")
-                if lost:
-                    self._rebuild({index: f"sink {name} no longer holds it as it was" for index in lost})
-            try:
-                reasons = self._capture.watch()
-            except FlussoError as error:
-                if not error.transient:
-                    raise
-                self._status.trouble("watch of the source", error.message, error.hint or "", blocking=False)
-                continue
-            self._status.clear_trouble("watch of the source")
-            if reasons:
-                self._rebuild(reasons)
+            self._look("watch of the source", self._capture.watch)
+
+    def _watch_sink(self, sink: Sink) -> None:
+        """A sink's lease, index UUIDs and aliases; a thread for each, so that one that hangs costs nobody's lease."""
+
+        def look() -> Mapping[str, str]:
+            sink.renew()
+            return {index: f"sink {sink.name} no longer holds it as it was" for index in sink.watch()}
+
+        while not self._halt.wait(WATCH_SECONDS):
+            self._look(f"watch of sink {sink.name}", look)
+
+    def _look(self, trouble: str, look: Callable[[], Mapping[str, str]]) -> None:
+        """Look once; indexes that must be rebuilt are begun on a thread of their own, for that may take its time."""
+        try:
+            reasons = look()
+        except FlussoError as error:
+            if not error.transient:
+                raise
+            self._status.trouble(trouble, error.message, error.hint or "", blocking=False)
+            return
+        self._status.clear_trouble(trouble)
+        with self._watching:
+            due = {index: reason for index, reason in reasons.items() if index not in self._beginning}
+            self._beginning.update(due)
+        if due:
+            self._spawn("flusso-rebuild", lambda: self._begin_again(due))
+
+    def _begin_again(self, reasons: Mapping[str, str]) -> None:
+        try:
+            self._rebuild(reasons)
+        finally:
+            with self._watching:
+                self._beginning.difference_update(reasons)
 
     def _lag(self) -> None:
         """Sample the lag; its failures are logged and ignored, and it always ends with the pipeline."""
@@ -436,7 +455,9 @@ class Pipeline:
             )
 
     def reindex(self, index: str) -> None:
-        """Build a new generation of ``index`` beside the one that is read."""
+        """Build a new generation of ``index`` beside the one that is read; ``RuntimeError`` before there is one."""
+        if self._seeding is None:
+            raise RuntimeError("the daemon is not connected yet")
         self._rebuild({index: "it was asked for"})
 
     def synced(self, position: int, timeout: float) -> bool:

@@ -47,7 +47,7 @@ def test_opensearch_away_at_the_start_and_later_is_waited_for_and_told_once(
         daemon.wait_for(lambda: daemon.get("/readyz")[0] == 200, 10, "ready again")
         deployment.assert_right()
     assert daemon.log.count("Traceback") == 0
-    assert daemon.log.count("over:") >= 2
+    assert "over:" in daemon.log
 
 
 def test_postgres_away_at_the_start_is_waited_for(deploy: MakeDeployment, postgres: PostgresServer) -> None:
