@@ -197,3 +197,18 @@ def test_wrong_credentials_end_with_the_sources_exit_code_and_no_secret_is_told(
     finally:
         postgres.hba()
         database.execute("DROP ROLE flusso_wrong")
+
+
+def test_a_role_that_may_not_read_is_told_the_grant_before_a_slot_holds_wal(
+    deploy: MakeDeployment, database: Database
+) -> None:
+    role = f"blind_{database.name}"
+    deployment = deploy(source_url=database.url.replace("postgres@", f"{role}@"))
+    database.execute(f"CREATE ROLE {role} LOGIN REPLICATION")
+    try:
+        daemon = deployment.start()
+        assert daemon.wait() == 4
+        assert "GRANT SELECT ON" in daemon.log and role in daemon.log and "Traceback" not in daemon.log
+        assert not database.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [deployment.slot])
+    finally:
+        database.execute(f"DROP ROLE {role}")

@@ -11,6 +11,7 @@ from typing import Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from flusso_sync.errors import ConfigError, Problem, SourceRefused
 from flusso_sync.postgres.catalog import KINDS, Catalog, Column, Relation
+from flusso_sync.postgres.quoting import identifier, table_name
 from flusso_sync.schema.paths import reads_related, tables, with_keys
 from flusso_sync.schema.plan import (
     AggregateField,
@@ -294,7 +295,8 @@ class _Check:
             self._find(
                 "warning",
                 path,
-                f"no index on {table}({', '.join(columns)}): every look-up reads the whole table",
+                f"no index on {table}({', '.join(columns)}): every look-up reads the whole table; run: CREATE INDEX "
+                f"CONCURRENTLY ON {table_name(table)} ({', '.join(identifier(column) for column in columns)})",
             )
 
     def _join(self, scope: Table, field: JoinField, path: str) -> None:

@@ -19,11 +19,11 @@ from psycopg.types.string import ByteaBinaryLoader
 
 from flusso_sync.backoff import Stopped
 from flusso_sync.engine.source import ChangeRun, Chunk, Document, Documents, Key, Resolution, Snapshot
-from flusso_sync.errors import SchemaDrift
+from flusso_sync.errors import SchemaDrift, SourceRefused
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.catalog import Catalog, Shape, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
-from flusso_sync.postgres.quoting import array_literal
+from flusso_sync.postgres.quoting import array_literal, identifier, table_name
 from flusso_sync.postgres.replication import parse_lsn
 from flusso_sync.postgres.resolve import Trace, by_table, compile_traces, touched
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
@@ -143,10 +143,12 @@ class PostgresDocuments(Documents):
         self._ending.clear()
         connection = connect(self._access)
         traces: List[Trace] = []
+        told: Set[str] = set()
         self._uses = {}
         try:
             with translating("reading the catalog"):
                 catalog = read_catalog(connection, needed)
+                _check_rights(connection, catalog)
                 for plan in plans:
                     bound = bind(plan, catalog)
                     statements = compile_statements(bound)
@@ -155,7 +157,10 @@ class PostgresDocuments(Documents):
                     self._statements[plan.name] = statements
                     traces.extend(self._compile_traces(bound, catalog))
                     for finding in bound.findings:
-                        log.warning("%s", finding)
+                        # One missing index troubles many fields; it is named once.
+                        if finding.message not in told:
+                            told.add(finding.message)
+                            log.warning("%s", finding)
                     for table in tables(plan):
                         self._uses.setdefault(table, []).append(plan.name)
         finally:
@@ -502,6 +507,24 @@ class PostgresDocuments(Documents):
         """Of a chunk built by key: rows that are no documents any more are simply absent."""
         documents, rest = built
         return [document for document in documents if document.body is not None or document.error], rest
+
+
+def _check_rights(connection: "psycopg.Connection[Any]", catalog: Catalog) -> None:
+    """Raise ``SourceRefused`` with the GRANT when the role may not read a table: before a slot holds WAL for it."""
+    by_oid = {relation.oid: table for table, relation in catalog.tables.items()}
+    denied = connection.execute(
+        "select o::int8, quote_ident(current_user) from unnest(%s::oid[]) o where not has_table_privilege(o, 'SELECT')",
+        (list(by_oid),),
+    ).fetchall()
+    if denied:
+        tables_denied = sorted(by_oid[oid] for oid, _ in denied)
+        role = denied[0][1]
+        schemas = ", ".join(identifier(schema) for schema in sorted({table.schema for table in tables_denied}))
+        names = ", ".join(table_name(table) for table in tables_denied)
+        raise SourceRefused(
+            f"role {role} may not read {', '.join(map(str, tables_denied))}",
+            hint=f"Run: GRANT USAGE ON SCHEMA {schemas} TO {role}; GRANT SELECT ON {names} TO {role}",
+        )
 
 
 class _PostgresSnapshot(Snapshot):

@@ -135,10 +135,10 @@ def check_server(connection: "psycopg.Connection[Any]") -> None:
     version = connection.info.server_version
     if version < 140000:
         raise SourceRefused(f"Postgres {version // 10000} is too old; 14 or newer is needed")
-    level, replicates = rows(
+    level, replicates, role = rows(
         connection,
         "select current_setting('wal_level'),"
-        " (select rolreplication or rolsuper from pg_roles where rolname = current_user)",
+        " (select rolreplication or rolsuper from pg_roles where rolname = current_user), quote_ident(current_user)",
     )[0]
     if level != "logical":
         raise SourceRefused(
@@ -146,7 +146,7 @@ def check_server(connection: "psycopg.Connection[Any]") -> None:
         )
     if not replicates:
         raise SourceRefused(
-            "the role may not replicate", hint="Run: ALTER ROLE name REPLICATION, with the role of the connection URL"
+            f"role {role} may not replicate", hint=f"Let a superuser run: ALTER ROLE {role} REPLICATION"
         )
 
 

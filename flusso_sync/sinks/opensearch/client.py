@@ -21,7 +21,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from flusso_sync.errors import (
     FlussoError,
@@ -291,7 +291,7 @@ class Client:
         causes = _causes(error)
         sent = _progress.sent
         waited = time.monotonic() - started
-        if any(isinstance(c, (NewConnectionError, ConnectTimeoutError, NameResolutionError)) for c in causes):
+        if any(isinstance(c, (NewConnectionError, ConnectTimeoutError)) for c in causes):
             self._forget()
             # Something that is down explains an earlier reset.
             self._reset_bytes = None
@@ -308,6 +308,12 @@ class Client:
             if self._welcome:
                 return SinkUnauthorized(sentence, hint=hint)
             return SinkRefused(sentence, hint=hint)
+        if any("WRONG_VERSION_NUMBER" in str(c) for c in causes):
+            return SinkUnavailable(
+                f"OpenSearch at {target.shown} does not speak TLS",
+                in_doubt=False,
+                hint="If it serves plain HTTP, write http:// in the sink's url",
+            )
         if any(isinstance(c, (socket.timeout, urllib3.exceptions.TimeoutError)) for c in causes):
             return SinkUnavailable(
                 f"OpenSearch at {target.shown} did not answer {method} {path} within {waited:.0f} s",
