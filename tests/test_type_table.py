@@ -35,7 +35,7 @@ from flusso_sync.schema.types import (
     accepts_aggregate,
 )
 from flusso_sync.sinks.base import FailureKind, Write
-from flusso_sync.sinks.opensearch.mapping import LONGEST_KEYWORD, index_body
+from flusso_sync.sinks.opensearch.mapping import index_body
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
 from tests.fix_opensearch import Prefix
@@ -47,6 +47,9 @@ from tests.sink_contract import ME
 Json = Any
 Query = Dict[str, Any]
 Queries = Callable[[str, Json], List[Query]]
+
+#: UTF-16 units, each of up to three bytes, that fit into Lucene's longest term.
+LONGEST_KEYWORD = 32_766 // 3
 
 MANUAL = Path(__file__).resolve().parent.parent / "docs" / "types.md"
 
