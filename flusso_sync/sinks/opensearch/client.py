@@ -11,11 +11,13 @@ could mend.
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import socket
 import ssl
 import threading
 import time
+from importlib.metadata import version
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
@@ -47,6 +49,9 @@ LARGE_BYTES = 512 * 1024
 BLOCKS = frozenset({"cluster_block_exception", "index_closed_exception", "snapshot_in_progress_exception"})
 
 INDEX_MISSING = "index_not_found_exception"
+
+#: The last for Python 3.9's opensearch-py.
+_OLD_URLLIB3 = version("urllib3").startswith("1.")
 
 #: Of an answer that is not JSON, as much as a sentence needs.
 _REASON_CHARACTERS = 300
@@ -257,7 +262,7 @@ class Client:
                 port,
                 maxsize=size,
                 socket_options=keepalive,
-                ssl_context=self._tls(),
+                ssl_context=self._tls(parts.hostname),
                 assert_hostname=None if settings.tls_verify else False,
             )
         else:
@@ -266,7 +271,7 @@ class Client:
         path = parts.path.rstrip("/")
         return _Target(pool, path, headers, f"{parts.scheme}://{host}:{port}{path}")
 
-    def _tls(self) -> ssl.SSLContext:
+    def _tls(self, host: str) -> ssl.SSLContext:
         settings = self._settings
         try:
             context = ssl.create_default_context(cafile=settings.ca_file)
@@ -275,6 +280,9 @@ class Client:
                 context.verify_mode = ssl.CERT_NONE
                 # Refused by name; urllib3 would say so again at every connection.
                 urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+            elif _OLD_URLLIB3 and _is_ip_address(host):
+                # It tells the TLS library no address to check, and checks by itself what the library leaves to it.
+                context.check_hostname = False
             if settings.client_cert:
                 context.load_cert_chain(settings.client_cert, settings.client_key)
         except (OSError, ssl.SSLError) as error:
@@ -303,7 +311,8 @@ class Client:
         unsafe = next((c for c in causes if isinstance(c, ssl.SSLCertVerificationError)), None)
         if unsafe is not None:
             self._forget()
-            sentence = f"the certificate of OpenSearch at {target.shown} is not trusted: {unsafe.verify_message}"
+            why = getattr(unsafe, "verify_message", None) or str(unsafe)
+            sentence = f"the certificate of OpenSearch at {target.shown} is not trusted: {why}"
             hint = "Name its authority in ca_file"
             if self._welcome:
                 return SinkUnauthorized(sentence, hint=hint)
@@ -419,3 +428,11 @@ def _last(causes: Sequence[BaseException]) -> str:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
     return type(causes[-1]).__name__
+
+
+def _is_ip_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return False
+    return True
