@@ -197,6 +197,37 @@ def writer_hangs() -> None:
     _sabotage(SinkWriter, "_send", _hang)
 
 
+# -- bounds of files ------------------------------------------------------------------------------------
+
+NO_END = 10**12
+
+
+def files_without_end() -> None:
+    from flusso_sync.config import yaml12
+
+    yaml12.MAX_FILE_BYTES = NO_END
+
+
+def values_without_end() -> None:
+    from flusso_sync.config import yaml12
+
+    yaml12.MAX_VALUES = NO_END
+
+
+def depth_without_end() -> None:
+    from flusso_sync.config import yaml12
+
+    yaml12.MAX_DEPTH = NO_END
+
+
+def problems_without_end() -> None:
+    from flusso_sync.config import load, yaml12
+    from flusso_sync.schema import language
+
+    for module in (yaml12, load, language):
+        setattr(module, "MAX_PROBLEMS", NO_END)  # noqa: B010
+
+
 GUARDS: Dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
@@ -215,5 +246,9 @@ GUARDS: Dict[str, Callable[[], None]] = {
         capture_hangs,
         engine_hangs,
         writer_hangs,
+        files_without_end,
+        values_without_end,
+        depth_without_end,
+        problems_without_end,
     )
 }

@@ -28,7 +28,16 @@ from flusso_sync.config.models import (
     Server,
     Source,
 )
-from flusso_sync.config.sentences import KeyPath, either, render, show, unknown_key, unknown_word
+from flusso_sync.config.sentences import (
+    MAX_PROBLEMS,
+    MORE_PROBLEMS,
+    KeyPath,
+    either,
+    render,
+    show,
+    unknown_key,
+    unknown_word,
+)
 from flusso_sync.config.values import Reference
 from flusso_sync.errors import ConfigError, Problem
 from flusso_sync.schema import names
@@ -244,8 +253,11 @@ class _Loader:
         try:
             return Deployment.model_validate(value, context={"base": self._base})
         except ValidationError as error:
-            for detail in error.errors(include_url=False):
+            for number, detail in enumerate(error.errors(include_url=False, include_input=False)):
                 self._translate(dict(detail))
+                if number + 1 >= MAX_PROBLEMS:
+                    self._problems.append(replace(self._problems[-1], message=MORE_PROBLEMS, path=None))
+                    break
             return None
 
     def _translate(self, detail: Dict[str, Any]) -> None:
@@ -253,10 +265,11 @@ class _Loader:
         location = tuple(detail["loc"])
         kind = str(detail["type"])
         context = detail.get("ctx") or {}
-        on_key = location[-1:] == ("[key]",)
-        path: KeyPath = tuple(
-            step for step in location if not (isinstance(step, str) and (step in TAGGED or step == "[key]"))
-        )
+        on_key = location[:1] == ("sinks",) and location[2:] == ("[key]",)
+        path: KeyPath = location
+        # Told by their place, not by their text alone, which may be a key of the user's.
+        if location[:1] == ("sinks",) or location[:2] == ("source", "connection_url"):
+            path = tuple(step for at, step in enumerate(location) if not (at == 2 and (on_key or step in TAGGED)))
         value = _at(self._document.value, path)
         seen = show(value, path)
         if kind == "missing":
@@ -407,8 +420,8 @@ def _at(value: Any, path: KeyPath) -> Any:
 def _keys_at(location: Tuple[Union[int, str], ...]) -> List[str]:
     """The keys accepted at a location of pydantic's, following its tags."""
     models: Tuple[Type[BaseModel], ...] = (Deployment,)
-    for step in location:
-        if isinstance(step, str) and step in TAGGED:
+    for at, step in enumerate(location):
+        if at == 2 and isinstance(step, str) and step in TAGGED:
             models = TAGGED[step]
             continue
         for model in models:

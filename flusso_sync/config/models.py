@@ -73,6 +73,8 @@ def _from_base(value: str, info: ValidationInfo) -> str:
     """Relative paths start at the folder of the config file."""
     if not value.strip():
         raise ValueError("must be a path, got an empty text")
+    if "\0" in value:
+        raise ValueError("must be a path; no path holds a zero byte")
     return str((info.context or {}).get("base", Path()) / value)
 
 

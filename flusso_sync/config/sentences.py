@@ -10,8 +10,13 @@ from typing import Any, Iterable, Optional, Sequence, Tuple, Union
 #: How to reach a value from the top of a file: keys of mappings, positions in lists (from 0).
 KeyPath = Tuple[Union[str, int], ...]
 
-#: A value shown in a message is cut here; files may hold anything.
+#: A value or key shown in a message is cut here; files may hold anything.
 SHOWN_CHARACTERS = 60
+
+#: Most problems listed of one file: who names the wrong file gets an answer in seconds, not a hundred thousand lines.
+MAX_PROBLEMS = 1000
+
+MORE_PROBLEMS = f"only the first {MAX_PROBLEMS:,} problems of this file are listed; there are more"
 
 #: Keys whose values never appear in a message.
 _SECRET_KEYS = frozenset({"password", "admin_password", "connection_url", "url", "client_key"})
@@ -24,8 +29,19 @@ def render(path: KeyPath) -> str:
         if isinstance(step, int):
             text += f"[{step}]"
         else:
-            text += f".{step}" if text else str(step)
+            shown = cut(str(step))
+            text += f".{shown}" if text else shown
     return text
+
+
+def cut(text: str) -> str:
+    """The beginning of a text from a file, on one line and without what a terminal would obey."""
+    begun = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
+    if begun.isprintable():
+        return begun
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in begun
+    )
 
 
 def is_secret(path: KeyPath) -> bool:
@@ -46,11 +62,8 @@ def show(value: Any, path: KeyPath = ()) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
-        text = repr(value)
-        return text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
-    text = str(value)
-    cut = text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…"
-    return '"' + cut.replace("\n", "\\n") + '"'
+        return cut(repr(value))
+    return f'"{cut(str(value))}"'
 
 
 def either(words: Iterable[str]) -> str:
@@ -87,6 +100,8 @@ def nearest(word: str, known: Iterable[str]) -> Optional[str]:
     best: Optional[str] = None
     best_distance = min(3, max(2, len(word)))
     for candidate in known:
+        if abs(len(word) - len(candidate)) >= best_distance:
+            continue
         edits = distance(word.lower(), candidate.lower())
         if edits < best_distance and edits < len(candidate):
             best, best_distance = candidate, edits

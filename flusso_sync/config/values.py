@@ -33,7 +33,8 @@ def parse_size(value: Any) -> Any:
         match = _SIZE.match(value.strip())
         if not match:
             raise ValueError(f"must be a size such as 32MB, 10GB or a number of bytes, got {show(value)}")
-        return int(float(match.group(1)) * _UNITS[match.group(2)[:1].lower()])
+        number = float(match.group(1)) * _UNITS[match.group(2)[:1].lower()]
+        return int(min(number, 2.0**64))  # further bounds are the key's own; infinity has no whole number
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"must be a size such as 32MB, 10GB or a number of bytes, got {show(value)}")
     return value
@@ -152,6 +153,8 @@ class Reference:
             if kind == "env":
                 return cls(env=name.strip())
             if kind == "file":
+                if "\0" in name:
+                    raise ValueError("`file` must name a file; no path holds a zero byte")
                 return cls(file=str(base / name))
         seen = f"a mapping with the keys {', '.join(map(str, value))}" if isinstance(value, Mapping) else _kind(value)
         raise ValueError(f"must be text, {{env: VARIABLE}} or {{file: PATH}}, got {seen}")

@@ -16,20 +16,25 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import yaml
 
-from flusso_sync.config.sentences import KeyPath, render, show
+from flusso_sync.config.sentences import MAX_PROBLEMS, MORE_PROBLEMS, KeyPath, render, show
 from flusso_sync.errors import ConfigError, Problem
 
 #: Largest file read, in bytes; more is refused without reading it.
 MAX_FILE_BYTES = 10_000_000
 
 #: What PyYAML says of a tab used for indentation, and of other characters.
-_NO_TOKEN = "found character that cannot start any token"
+_NO_TOKEN = re.compile(r"found character .*that cannot start any token")
+
+#: What PyYAML takes for the end of a line.
+_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
 #: Most values a file may hold once its aliases are expanded.
 MAX_VALUES = 100_000
 
 #: Deepest nesting of lists and mappings.
 MAX_DEPTH = 200
+
+TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -113,23 +118,34 @@ def load_text(text: str, file: Optional[str] = None) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         sentence = " ".join(part for part in (error.problem, error.context) if part)
-        if error.problem == _NO_TOKEN and mark and text.split("\n")[mark.line][mark.column :].startswith("\t"):
+        if "maximum nesting depth" in sentence:  # libyaml's own bound, met before ours on one long line
+            raise ConfigError([composer.problem(mark, TOO_DEEP)]) from error
+        if mark and error.problem and _NO_TOKEN.match(error.problem) and _character(text, mark) == "\t":
             sentence = "a tab; YAML is indented with spaces alone"
         raise ConfigError([composer.problem(mark, f"is not valid YAML: {sentence}")]) from error
+    except yaml.reader.ReaderError as error:
+        # libyaml counts the bytes of UTF-8, PyYAML's own reader counts characters.
+        before = text[: error.position]
+        if _LOADER is not yaml.SafeLoader:
+            before = text.encode("utf-8", "surrogatepass")[: error.position].decode("utf-8", "replace")
+        lines = _BREAK.split(before)
+        sentence = f"is not valid YAML: {error.reason}"
+        raise ConfigError([Problem(sentence, file=file, line=len(lines), column=len(lines[-1]) + 1)]) from error
     except UnicodeEncodeError as error:
         raise ConfigError([Problem("is not valid YAML: half a character", file=file, line=1, column=1)]) from error
-    except yaml.reader.ReaderError as error:
-        before = text[: error.position]
-        place = Problem(
-            f"is not valid YAML: {error.reason}",
-            file=file,
-            line=before.count("\n") + 1,
-            column=len(before) - (before.rfind("\n") + 1) + 1,
-        )
-        raise ConfigError([place]) from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML's own parser, which reads \\UFFFFFFFF as a number and then cannot make a character of it.
+        sentence = "is not valid YAML: an escape names no character"
+        raise ConfigError([composer.problem(composer.last_mark, sentence)]) from error
     if composer.problems:
         raise ConfigError(composer.problems)
     return composer.document()
+
+
+def _character(text: str, mark: Any) -> str:
+    """The character at a mark of the parser's; its lines end where YAML's do, not where ``\\n`` is."""
+    lines = _BREAK.split(text)
+    return lines[mark.line][mark.column : mark.column + 1] if mark.line < len(lines) else ""
 
 
 class _Node:
@@ -153,9 +169,12 @@ class _Composer:
     def __init__(self, file: Optional[str]) -> None:
         self.file = file
         self.problems: List[Problem] = []
+        #: Where the last event began.
+        self.last_mark: Any = None
         self._root: Optional[_Node] = None
         self._documents = 0
-        self._stack: List[Tuple[_Node, Optional[str]]] = []
+        #: Open lists and mappings: node, anchor, where it began.
+        self._stack: List[Tuple[_Node, Optional[str], Any]] = []
         self._pending_key: List[Optional[_Node]] = []
         self._seen: List[Dict[str, Position]] = []
         self._anchors: Dict[str, Optional[_Node]] = {}
@@ -168,7 +187,7 @@ class _Composer:
         return ConfigError([*self.problems, self.problem(mark, message)])
 
     def take(self, event: Any) -> None:
-        mark = event.start_mark
+        mark = self.last_mark = event.start_mark
         if isinstance(event, yaml.DocumentStartEvent):
             self._documents += 1
             if self._documents > 1:
@@ -185,20 +204,20 @@ class _Composer:
             if event.tag not in (None, "!", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map"):
                 raise self._refuse(mark, f"the tag {show(event.tag)} is not accepted; plain YAML only")
             if len(self._stack) >= MAX_DEPTH:
-                raise self._refuse(mark, f"is nested deeper than {MAX_DEPTH} levels")
+                raise self._refuse(mark, TOO_DEEP)
             kind = "list" if isinstance(event, yaml.SequenceStartEvent) else "mapping"
             if event.anchor is not None:
                 self._anchors[event.anchor] = None
-            self._stack.append((_Node(kind, Position(mark.line + 1, mark.column + 1)), event.anchor))
+            self._stack.append((_Node(kind, Position(mark.line + 1, mark.column + 1)), event.anchor, mark))
             self._pending_key.append(None)
             self._seen.append({})
         elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
-            node, anchor = self._stack.pop()
+            node, anchor, began = self._stack.pop()
             self._pending_key.pop()
             self._seen.pop()
             if anchor is not None:
                 self._anchors[anchor] = node
-            self._add(node, mark)
+            self._add(node, began)
 
     def _alias(self, event: Any) -> None:
         if event.anchor not in self._anchors:
@@ -232,6 +251,8 @@ class _Composer:
             self.problems.append(
                 self.problem(mark, f"the key {show(name)} stands here a second time; the first is in line {first.line}")
             )
+            if len(self.problems) >= MAX_PROBLEMS:
+                raise self._refuse(mark, MORE_PROBLEMS)
         else:
             self._seen[-1][name] = node.position
         self._pending_key[-1] = node
@@ -246,7 +267,7 @@ class _Composer:
             raise self._refuse(event.start_mark, f"the tag {show(tag)} is not accepted; plain YAML only")
         elif event.style not in (None, "") or not event.implicit[0]:
             node.value = text
-        elif len(text) > _MAX_DIGITS and text[:1] in "+-.0123456789" and _FLOAT.match(text):
+        elif len(text) > _MAX_DIGITS and any(form.match(text) for form in (_FLOAT, _OCTAL, _HEXADECIMAL)):
             raise self._refuse(event.start_mark, f"a number of more than {_MAX_DIGITS} characters; quote it")
         else:
             node.value = scalar(text)

@@ -13,7 +13,16 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, TypeVar, Union
 
 from flusso_sync.config import yaml12
-from flusso_sync.config.sentences import KeyPath, either, nearest, show, unknown_key, unknown_word
+from flusso_sync.config.sentences import (
+    MAX_PROBLEMS,
+    MORE_PROBLEMS,
+    KeyPath,
+    either,
+    nearest,
+    show,
+    unknown_key,
+    unknown_word,
+)
 from flusso_sync.errors import ConfigError, Problem
 from flusso_sync.schema import names, raw
 from flusso_sync.schema.canonical import canonical
@@ -103,6 +112,9 @@ FILTER_OPS: Tuple[str, ...] = (*SCALAR_OPS, *LIST_OPS, "between", *NULL_OPS)
 
 _THROUGH_KEYS = ("table", "left_key", "right_key", "left_references", "right_references")
 
+#: Most columns of an index or key in Postgres (INDEX_MAX_KEYS).
+MAX_KEY_COLUMNS = 32
+
 #: Postgres' bigint, which LIMIT takes.
 _MAX_LIMIT = 2**63 - 1
 
@@ -137,10 +149,18 @@ def plain(value: Any) -> Any:
 def parse_document(document: yaml12.Document, index: str) -> Tuple[IndexPlan, List[str]]:
     """The plan of a parsed file; raises ``ConfigError`` with every problem in it."""
     parser = _Parser(document, index)
-    plan = parser.index_plan()
+    try:
+        plan = parser.index_plan()
+    except _Enough:
+        last = parser.problems[-1]
+        raise ConfigError([*parser.problems, replace(last, message=MORE_PROBLEMS, path=None)]) from None
     if parser.problems:
         raise ConfigError(sorted(parser.problems, key=lambda p: (p.line or 0, p.column or 0)))
     return plan, parser.warnings
+
+
+class _Enough(Exception):
+    """So many problems that the rest of the file need not be read."""
 
 
 class _Parser:
@@ -159,6 +179,8 @@ class _Parser:
 
     def refuse(self, path: KeyPath, message: str, *, key: bool = False) -> None:
         self.problems.append(self.document.problem(path, message, key=key))
+        if len(self.problems) >= MAX_PROBLEMS:
+            raise _Enough
 
     def warn(self, path: KeyPath, message: str) -> None:
         self.warnings.append(str(self.document.problem(path, message, key=True)))
@@ -314,7 +336,7 @@ class _Parser:
         )
 
     def _variants(self, item: Dict[str, Any], path: KeyPath) -> Tuple[str, ...]:
-        found: List[str] = []
+        found: Dict[str, None] = {}
         for text, at in self._texts(item, path, "variants"):
             if not text.strip():
                 self.refuse(at, "a variant must not be blank")
@@ -322,7 +344,7 @@ class _Parser:
                 self.refuse(at, f"a variant must not hold `=>` or a line break, got {show(text)}")
             elif text in found:
                 self.refuse(at, f"the variant {show(text)} stands here a second time")
-            found.append(text)
+            found[text] = None
         return tuple(found)
 
     def _postgres(self, item: Dict[str, Any], path: KeyPath) -> Tuple[str, ...]:
@@ -655,6 +677,9 @@ class _Parser:
             return (self._read(value, path, names.identifier, _UNREADABLE),)
         if not value:
             self.refuse(path, "must name at least one column")
+        if len(value) > MAX_KEY_COLUMNS:
+            self.refuse(path, f"must name at most {MAX_KEY_COLUMNS} columns, as keys in Postgres do, got {len(value)}")
+            return ()
         found: List[str] = []
         for position, entry in enumerate(value):
             column = self._read(entry, (*path, position), names.identifier, _UNREADABLE)

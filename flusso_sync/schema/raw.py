@@ -62,6 +62,10 @@ _TOKEN = re.compile(
 )
 
 
+#: Begins a quotation.  Unclosed ones must end the reading: each would be looked for up to the end of the text.
+_DOLLAR = re.compile(r"\$(?:[^\W\d]\w*)?\$")
+
+
 def tokens(sql: str) -> List[Token]:
     """The tokens of a condition without blanks and comments; raises ``ValueError`` when it cannot stand in
     parentheses (unclosed literal, comment or parenthesis, or a second statement)."""
@@ -89,6 +93,8 @@ def tokens(sql: str) -> List[Token]:
         else:
             if text in "'\"":
                 raise ValueError(f"a quotation mark {text} is not closed")
+            if text == "$" and _DOLLAR.match(sql, position - 1):
+                raise ValueError("a quotation in dollar signs is not closed")
             if text == ";":
                 raise ValueError("must be one condition; `;` is not accepted")
             depth += {"(": 1, ")": -1}.get(text, 0)
