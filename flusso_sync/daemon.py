@@ -185,7 +185,9 @@ class RunningDaemon:
     def run(self, shutdown: threading.Event) -> None:
         """Connect and run until ``shutdown`` is set or a finite source ends; blocks.
 
-        A failure that may pass lays the whole pipeline anew.  Raises ``SyncStopped`` from its cause for any other.
+        A failure that may pass lays the whole pipeline anew.  Raises ``SyncStopped`` from its cause for any other;
+        what a signal handler of the host raises here (``KeyboardInterrupt``, ``SystemExit``) closes everything and
+        goes through.
         Serves once; a second call raises ``RuntimeError``.
         """
         if self._used:
@@ -217,6 +219,9 @@ class RunningDaemon:
                     except Stopped:
                         return
                 except BaseException as error:
+                    if isinstance(error, (KeyboardInterrupt, SystemExit)) and not self._failed_of(error):
+                        # Ctrl-C, or a signal handler of the host program: its way of ending, no failure of ours.
+                        raise
                     self._observer.on_error(error)
                     raise SyncStopped(error) from error
         finally:
@@ -242,6 +247,9 @@ class RunningDaemon:
             rebuild=self._rebuild,
         )
         self._pipeline.run(stop)
+
+    def _failed_of(self, error: BaseException) -> bool:
+        return self._pipeline is not None and self._pipeline.failure is error
 
     def _policies(self) -> FailurePolicies:
         policies = FailurePolicies(OnError(self._config.on_error))
@@ -276,19 +284,23 @@ class RunningDaemon:
         return self._status.phase is Phase.LIVE
 
     def synced(self, lsn: int, timeout: float) -> bool:
-        """Block until everything committed up to ``lsn`` is durable in every sink; False after ``timeout`` seconds."""
+        """Block until everything committed up to ``lsn`` is durable in every sink, in the generations that are read.
+
+        False after ``timeout`` seconds, or when the run ended before.  A first build is waited for, and so is what a
+        TRUNCATE rebuilds; a ``reindex`` is not, since the generation it replaces stays right meanwhile.
+        """
         deadline = time.monotonic() + timeout
-        while not self._ended.is_set():
-            remaining = deadline - time.monotonic()
+        while True:
+            ended = self._ended.is_set()
+            remaining = max(0.0, deadline - time.monotonic())
             # The pipeline may be laid anew meanwhile, so the question is asked again and again.
             pipeline = self._pipeline
-            if pipeline is not None and pipeline.synced(lsn, max(0.0, min(remaining, 0.5))):
+            if pipeline is not None and pipeline.synced(lsn, 0.0 if ended else min(remaining, 0.5)):
                 return True
-            if remaining <= 0:
+            if ended or not remaining:
                 return False
             # A pipeline that ended answers at once.
             self._ended.wait(0.02)
-        return False
 
     def reindex(self, name: str) -> None:
         """Build a new generation of an index while readers keep the old one.

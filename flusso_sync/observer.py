@@ -90,7 +90,7 @@ class StatusObserver(Observer):
         live = self._status.phase is Phase.LIVE
         first = False
         for index in indexes:
-            if live or self._status.index_state(index) is IndexState.REBUILDING:
+            if live or self._status.index_state(index) in (IndexState.REBUILDING, IndexState.SEEDED):
                 self._status.set_index_state(index, IndexState.REBUILDING)
             else:
                 self._status.set_index_state(index, IndexState.BACKFILLING)

@@ -91,8 +91,13 @@ class Pipeline:
         self._capture_stop = threading.Event()
         self._draining = threading.Event()
         self._capture_ended = threading.Event()
-        self._failure: Optional[BaseException] = None
+        #: What failed first; ``run`` raises it.
+        self.failure: Optional[BaseException] = None
         self._failed = threading.Event()
+        #: Set once it is known which indexes are to be built.
+        self._opened = threading.Event()
+        #: Indexes that are rebuilt because somebody asked, while what is read stays right.
+        self._asked: Set[str] = set()
         self._workers: List[Worker] = []
         self._builders: List[Worker] = []
         self._identity: Optional[SourceIdentity] = None
@@ -127,8 +132,8 @@ class Pipeline:
                 pass
         finally:
             self._stop()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     def _open(self, stop: threading.Event) -> None:
         """Everything before the first thread: source, owner and lease, plans, order of birth, builds to do."""
@@ -181,6 +186,7 @@ class Pipeline:
         # A rebuild concerns every sink, also where only one of them lacks the index.
         self._begin(builds, {**missing, **{name: list(self._sinks) for name in rebuild}}, stop)
         self._wanted_rebuilds.clear()
+        self._opened.set()
         if prepared.gap is not None or record is None:
             # Only now: a crash before every rebuild was begun must find the gap again.  And without any record a slot
             # that is dropped before the first confirmation would be no gap.
@@ -242,6 +248,7 @@ class Pipeline:
 
     def _rebuild(self, reasons: Mapping[str, str]) -> None:
         """Rebuild indexes while the pipeline runs, into every sink; the new generation is begun when this returns."""
+        self._asked.difference_update(reasons)
         self._begin(reasons, {name: list(self._sinks) for name in reasons}, self._halt)
 
     def _begin(self, reasons: Mapping[str, str], targets: Mapping[str, Sequence[str]], stop: threading.Event) -> None:
@@ -251,7 +258,9 @@ class Pipeline:
         with seeding.changing:
             for index, reason in reasons.items():
                 writers = [writer for writer in self._writers if writer.sink.name in targets[index]]
-                first = index in self._first_builds
+                # Complete once, it is read, whatever the others are still waiting for.
+                unread = self._status.index_state(index) in (IndexState.PENDING, IndexState.BACKFILLING)
+                first = unread and index in self._first_builds
                 log.info("building index %s: %s", index, reason)
                 for writer in writers:
                     generation = wait_out(
@@ -294,8 +303,8 @@ class Pipeline:
         return worker
 
     def _fail(self, name: str, error: BaseException) -> None:
-        if self._failure is None:
-            self._failure = error
+        if self.failure is None:
+            self.failure = error
             if not isinstance(error, FlussoError):
                 log.error("thread %s failed", name, exc_info=error)
         self._failed.set()
@@ -456,13 +465,25 @@ class Pipeline:
 
     def reindex(self, index: str) -> None:
         """Build a new generation of ``index`` beside the one that is read; ``RuntimeError`` before there is one."""
-        if self._seeding is None:
+        if not self._opened.is_set():
             raise RuntimeError("the daemon is not connected yet")
-        self._rebuild({index: "it was asked for"})
+        if self._status.index_state(index) is IndexState.SEEDED:
+            self._asked.add(index)
+        self._begin({index: "it was asked for"}, {index: list(self._sinks)}, self._halt)
 
     def synced(self, position: int, timeout: float) -> bool:
-        """True once everything up to ``position`` is durable in every sink."""
-        return self._ledger.wait_beyond(position - 1, timeout) >= position
+        """True once everything up to ``position`` is durable in every sink, where it is read."""
+        deadline = time.monotonic() + timeout
+        if self._ledger.wait_beyond(position - 1, timeout) < position or not self._opened.is_set():
+            return False
+        return self._status.wait_for(self._complete, max(0.0, deadline - time.monotonic()))
+
+    def _complete(self) -> bool:
+        """Whether no index is being built whose readers lack something."""
+        unfinished = (IndexState.PENDING, IndexState.BACKFILLING, IndexState.REBUILDING)
+        return not any(
+            plan.name not in self._asked and self._status.index_state(plan.name) in unfinished for plan in self._plans
+        )
 
     # -- the end ----------------------------------------------------------------------------------------
 
@@ -472,7 +493,7 @@ class Pipeline:
         self._capture_stop.set()
         self._draining.set()
         self._queue.ring()
-        if self._workers and self._failure is None:
+        if self._workers and self.failure is None:
             deadline = time.monotonic() + DRAIN_SECONDS
             if self._engine is not None and self._engine.idle.wait(DRAIN_SECONDS):
                 self._ledger.wait_drained(max(0.0, deadline - time.monotonic()))

@@ -7,17 +7,17 @@ import sys
 import textwrap
 import threading
 import time
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 import pytest
 
 from flusso_sync.config.load import Config
 from flusso_sync.daemon import Daemon, DaemonOptions
-from flusso_sync.engine.source import Emit
+from flusso_sync.engine.source import ChangeRun, Chunk, Emit, Resolution
 from flusso_sync.errors import SyncStopped
 from flusso_sync.observer import BatchStats, Observer
 from flusso_sync.status import IndexState, Phase, Status
-from tests.third_party import ThirdParty
+from tests.third_party import PlainDocuments, PlainSnapshot, ThirdParty
 
 SCHEMA = {
     "version": 1,
@@ -115,6 +115,110 @@ def test_a_sink_that_is_away_is_waited_for_unready() -> None:
     assert backends.sink.documents == backends.expected
 
 
+def test_synced_answers_after_the_end_too() -> None:
+    running = Daemon(config(), ThirdParty({"a": "1"}, changes(20))).start()
+    running.run(threading.Event())
+    assert running.synced(20, 0)
+    assert not running.synced(21, 5)
+
+
+def test_synced_waits_for_the_first_build() -> None:
+    backends = ThirdParty({"a": "1"}, hold=threading.Event())
+    backends.sink.away.set()
+    with Daemon(config(), backends).background() as running:
+        assert not running.synced(0, 0.5), "no document of the rows is durable yet"
+        backends.sink.away.clear()
+        assert running.synced(0, 20)
+        assert backends.sink.documents == backends.expected
+
+
+def test_synced_waits_for_what_a_change_rebuilds_and_not_for_a_reindex(monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = ThirdParty({"a": "1"}, changes(5), hold=threading.Event())
+    truncate, build = threading.Event(), threading.Event()
+    build.set()
+
+    def next_chunk(self: Any, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
+        build.wait(30)
+        return read(self, index, after, rows)
+
+    def resolve(self: Any, runs: Sequence[ChangeRun]) -> Resolution:
+        return Resolution({}, {"things": "it was truncated"}) if truncate.is_set() else traced(self, runs)
+
+    traced = PlainSnapshot.resolve
+    monkeypatch.setattr(PlainSnapshot, "resolve", resolve)
+    read = PlainDocuments.next_chunk
+    monkeypatch.setattr(PlainDocuments, "next_chunk", next_chunk)
+    stream = backends.capture.stream
+
+    def then_truncate(emit: Emit, stop: threading.Event) -> None:
+        stream(emit, stop)
+        emit(ChangeRun(["a"], 6, None))
+        while not stop.wait(0.01):
+            pass
+
+    backends.capture.stream = then_truncate  # type: ignore[method-assign]
+    try:
+        with Daemon(config(), backends).background() as running:
+            assert running.synced(5, 20)
+            # Given a rebuild that was asked for: what is read stays right.
+            build.clear()
+            running.reindex("things")
+            assert running.status.wait_for(lambda: running.status.index_state("things") is IndexState.REBUILDING, 10)
+            assert running.synced(5, 10)
+            # When a change is shown by a new generation alone
+            truncate.set()
+            assert backends.capture._hold is not None
+            backends.capture._hold.set()
+            assert running.status.wait_for(lambda: (running.status.confirmed or 0) >= 6, 10)
+            # Then it counts as arrived when that is complete.
+            assert not running.synced(6, 0.5)
+            build.set()
+            assert running.synced(6, 20)
+    finally:
+        build.set()
+
+
+def test_what_a_hosts_signal_handler_raises_closes_everything_and_goes_through() -> None:
+    program = textwrap.dedent(
+        """
+        import os, signal, sys, threading
+        from flusso_sync import Daemon, Observer, Phase
+        from tests.third_party import PlainDocuments, PlainSnapshot, ThirdParty
+        from tests.test_daemon import config
+
+        class Live(Observer):
+            def on_live_started(self):
+                os.kill(os.getpid(), NUMBER)
+
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+        backends = ThirdParty({"a": "1"}, hold=threading.Event())
+        running = Daemon(config(), backends, observers=[Live()]).start()
+        try:
+            running.run(threading.Event())
+        except (KeyboardInterrupt, SystemExit) as error:
+            assert backends.sink.closed == 1 and running.status.phase is Phase.STOPPED
+            assert running.status.snapshot().errors == 0
+            print(repr(error))
+        """
+    )
+    for name, shown in (("SIGINT", "KeyboardInterrupt()"), ("SIGTERM", "SystemExit(7)")):
+        text = program.replace("NUMBER", "signal." + name)
+        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout == shown + "\n", done.stderr
+
+
+def test_what_a_thread_of_ours_raises_is_a_failure_whatever_it_is() -> None:
+    backends = ThirdParty({})
+
+    def leaving(emit: Emit, stop: threading.Event) -> None:
+        raise SystemExit(3)
+
+    backends.capture.stream = leaving  # type: ignore[method-assign]
+    with pytest.raises(SyncStopped) as caught:
+        Daemon(config(), backends).start().run(threading.Event())
+    assert isinstance(caught.value.__cause__, SystemExit)
+
+
 class Careless(Observer):
     """Raises in one hook, hangs in another."""
 
@@ -181,7 +285,7 @@ def test_neither_psycopg_nor_flask_is_needed_with_injected_backends() -> None:
         for name in ("psycopg", "psycopg_pool", "flask", "waitress", "opensearchpy", "opentelemetry", "urllib3"):
             sys.modules[name] = None
         from flusso_sync import Daemon
-        from tests.third_party import ThirdParty
+        from tests.third_party import PlainDocuments, PlainSnapshot, ThirdParty
         from tests.test_daemon import config
         backends = ThirdParty({"a": "1"}, [("b", "2"), ("a", None)])
         Daemon(config(), backends).start().run(threading.Event())

@@ -194,3 +194,13 @@ def test_a_rebuild_while_live_changes_the_index_and_not_the_phase() -> None:
     observer.on_live_started()
     observer.on_backfill_started(["users"])
     assert (status.phase, status.index_state("users")) == (Phase.LIVE, IndexState.REBUILDING)
+
+
+def test_an_index_that_was_complete_is_rebuilt_while_others_wait_for_their_first_build() -> None:
+    status = Status(["users", "orders"])
+    observer = StatusObserver(status)
+    observer.on_backfill_started(["users", "orders"])
+    observer.on_index_seeded("users")
+    observer.on_backfill_started(["users"])
+    assert status.index_state("users") is IndexState.REBUILDING
+    assert (status.phase, status.index_state("orders")) == (Phase.BACKFILLING, IndexState.BACKFILLING)

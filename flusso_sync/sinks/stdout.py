@@ -6,14 +6,15 @@ Stateless: no owner, no record, no generations.  Documents are spliced as the by
 from __future__ import annotations
 
 import json
+import select
 import sys
 import threading
 import time
-from typing import BinaryIO, Dict, List, Optional, Sequence
+from typing import Any, BinaryIO, Dict, List, Optional, Sequence
 
 from flusso_sync import __version__
 from flusso_sync.engine.source import Record, SourceIdentity
-from flusso_sync.errors import SinkRefused
+from flusso_sync.errors import SinkRefused, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write
 
@@ -33,6 +34,8 @@ class StdoutSink(Sink):
         self._stream = sys.stdout.buffer if stream is None else stream
         self._lock = threading.Lock()
         self._sequence = 0
+        #: What is still to be written of a line that a full disk tore.
+        self._torn = b""
         self._version = json.dumps(__version__).encode()
         self._fields: Dict[str, int] = {}
 
@@ -57,19 +60,49 @@ class StdoutSink(Sink):
         """Every line is out as soon as it is written."""
 
     def write(self, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
-        """Raises ``SinkRefused`` when nobody reads any more."""
+        """Raises ``SinkRefused`` when nobody reads any more, ``SinkUnavailable`` when a file has no room now.
+
+        Blocks while the reader of a pipe takes nothing.
+        """
         stamp = json.dumps(_now()).encode()
         with self._lock:
-            lines = [self._line(write, stamp) for write in writes]
-            try:
-                self._stream.write(b"".join(lines))
-                self._stream.flush()
-            except (BrokenPipeError, ValueError) as error:
-                raise SinkRefused(
-                    f"sink {self.name}: nobody reads standard output any more",
-                    hint="Keep the reader of the pipe running",
-                ) from error
+            self._put([self._line(write, stamp) for write in writes])
         return ()
+
+    def _put(self, lines: List[bytes]) -> None:
+        """Write whole lines; where one is torn, the rest of it is the first thing written the next time."""
+        torn, begun = self._torn, bool(self._torn)
+        data = b"".join([torn, *lines])
+        written = 0
+        try:
+            # Past the buffer, which after a failure would not say how much of it was written.
+            self._stream.flush()
+            raw: Any = getattr(self._stream, "raw", self._stream)
+            while written < len(data):
+                count = raw.write(memoryview(data)[written:])
+                if count is None:
+                    # Somebody made the descriptor non-blocking.
+                    select.select([], [raw], [])
+                else:
+                    written += count
+        except (BrokenPipeError, ValueError) as error:
+            raise SinkRefused(
+                f"sink {self.name}: nobody reads standard output any more",
+                hint="Keep the reader of the pipe running",
+            ) from error
+        except OSError as error:
+            left = [torn, *lines] if begun else lines
+            while left and written >= len(left[0]):
+                written -= len(left.pop(0))
+                begun = False
+            self._torn = left[0][written:] if begun or written else b""
+            # Lines that were not begun come again, with these numbers.
+            self._sequence -= len(left) - bool(self._torn)
+            raise SinkUnavailable(
+                f"sink {self.name}: standard output takes nothing: {error.strerror}",
+                hint="It is tried again until there is room",
+            ) from error
+        self._torn = b""
 
     def _line(self, write: Write, stamp: bytes) -> bytes:
         self._sequence += 1
