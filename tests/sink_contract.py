@@ -362,4 +362,3 @@ class StatefulSinkContract(SinkContract):
             make_sink().open(ME)
         first.close()
         make_sink().open(ME)
-

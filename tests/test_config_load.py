@@ -164,7 +164,7 @@ def test_zeros_that_flusso_clamps_load_with_a_warning(tmp_path: Path) -> None:
     config = load_config(
         write(
             tmp_path,
-            "source: {type: postgres}\nsinks:\n  s: {type: opensearch, url: \"http://u\", batch_size: 0, max_bytes: 0, "
+            'source: {type: postgres}\nsinks:\n  s: {type: opensearch, url: "http://u", batch_size: 0, max_bytes: 0, '
             "timeout_secs: 0, number_of_shards: 0}\n",
         )
     )
@@ -179,7 +179,7 @@ def test_a_password_without_user_and_an_odd_interval_are_warnings(tmp_path: Path
     config = load_config(
         write(
             tmp_path,
-            HEAD + "sinks:\n  s: {type: opensearch, url: \"http://u\", password: geheim, refresh_interval: soon}\n",
+            HEAD + 'sinks:\n  s: {type: opensearch, url: "http://u", password: geheim, refresh_interval: soon}\n',
         )
     )
     assert len(config.warnings) == 3  # and that there is no index

@@ -100,16 +100,14 @@ def test_no_read_alias_exists_before_the_first_build_is_complete(make: Make, ope
     sink.write([put("1", build=True), put("2")], refresh=True)
     concrete = generations(opensearch_prefix)[0]
     aliases = {alias for alias, index in opensearch_prefix.aliases() if index == concrete}
-    assert aliases == {f"{opensearch_prefix.prefix}w.{concrete[len(opensearch_prefix.prefix):]}"}
+    assert aliases == {f"{opensearch_prefix.prefix}w.{concrete[len(opensearch_prefix.prefix) :]}"}
     sink.complete_build("users")
     hash_alias = concrete.rpartition("_")[0]
     aliases = {alias for alias, index in opensearch_prefix.aliases() if index == concrete}
     assert {hash_alias, f"{opensearch_prefix.prefix}users"} <= aliases
 
 
-def test_a_generation_is_built_without_refresh_and_served_as_configured(
-    make: Make, opensearch_prefix: Prefix
-) -> None:
+def test_a_generation_is_built_without_refresh_and_served_as_configured(make: Make, opensearch_prefix: Prefix) -> None:
     sink = start(make(refresh_interval="3s", number_of_shards=2), complete=False)
 
     def settings() -> Dict[str, Any]:
@@ -307,7 +305,7 @@ def test_an_index_born_after_its_generation_was_replaced_is_deleted_by_the_watch
     make: Make, opensearch_prefix: Prefix
 ) -> None:
     sink = start(make())
-    stray = f"{opensearch_prefix.prefix}w.{generations(opensearch_prefix)[0][len(opensearch_prefix.prefix):]}"
+    stray = f"{opensearch_prefix.prefix}w.{generations(opensearch_prefix)[0][len(opensearch_prefix.prefix) :]}"
     sink.begin_build("users")
     sink.complete_build("users")
     opensearch_prefix.call("PUT", f"/{stray}")
@@ -315,9 +313,7 @@ def test_an_index_born_after_its_generation_was_replaced_is_deleted_by_the_watch
     assert stray not in opensearch_prefix.indexes()
 
 
-def test_a_late_request_to_a_replaced_generation_is_no_reason_to_rebuild(
-    make: Make, opensearch_prefix: Prefix
-) -> None:
+def test_a_late_request_to_a_replaced_generation_is_no_reason_to_rebuild(make: Make, opensearch_prefix: Prefix) -> None:
     sink = start(make())
     index = sink._indexes["users"]
     late = index.live
@@ -333,7 +329,7 @@ def test_an_index_recreated_by_hand_under_the_same_name_is_not_ours(make: Make, 
     sink = start(make())
     name = generations(opensearch_prefix)[0]
     opensearch_prefix.call("DELETE", f"/{name}")
-    write_alias = f"{opensearch_prefix.prefix}w.{name[len(opensearch_prefix.prefix):]}"
+    write_alias = f"{opensearch_prefix.prefix}w.{name[len(opensearch_prefix.prefix) :]}"
     opensearch_prefix.call("PUT", f"/{name}", {"aliases": {write_alias: {}, f"{opensearch_prefix.prefix}users": {}}})
     assert sink.watch() == ["users"]
     sink.close()
@@ -366,9 +362,7 @@ def test_a_write_alias_deleted_by_hand_stops_writes_until_the_watch_puts_it_back
     assert list(sink.write([put("1"), gone("2")])) == []
 
 
-def test_an_index_being_built_that_is_deleted_is_named_and_not_completed(
-    make: Make, opensearch_prefix: Prefix
-) -> None:
+def test_an_index_being_built_that_is_deleted_is_named_and_not_completed(make: Make, opensearch_prefix: Prefix) -> None:
     sink = start(make())
     sink.begin_build("users")
     opensearch_prefix.call("DELETE", f"/{generations(opensearch_prefix)[-1]}")

@@ -194,7 +194,7 @@ def test_with_two_targets_waiting_wins_over_rejection_and_that_over_conflict() -
         },
         {
             "type": "illegal_argument_exception",
-            "reason": "Document contains at least one immense term in field=\"n\". "
+            "reason": 'Document contains at least one immense term in field="n". '
             "The prefix of the first immense term is: '[SECRET]...'",
         },
     ],

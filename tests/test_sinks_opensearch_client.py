@@ -140,9 +140,7 @@ Make = Callable[..., Client]
     ],
     ids=lambda value: f"{value[0]}" if isinstance(value, tuple) else "",
 )
-def test_what_passes_is_waited_for(
-    make: Make, double: Double, answer: Answer, expected: type, in_doubt: bool
-) -> None:
+def test_what_passes_is_waited_for(make: Make, double: Double, answer: Answer, expected: type, in_doubt: bool) -> None:
     client = make()
     client.get("/")
     double.answers(answer)
@@ -182,9 +180,7 @@ def test_what_may_be_final_is_not_waited_for(make: Make, double: Double, answer:
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_credentials_refused_at_the_first_connect_are_refused_for_good(
-    make: Make, double: Double, status: int
-) -> None:
+def test_credentials_refused_at_the_first_connect_are_refused_for_good(make: Make, double: Double, status: int) -> None:
     double.answers(error(status, "security_exception"))
     with pytest.raises(SinkRefused):
         make().get("/")

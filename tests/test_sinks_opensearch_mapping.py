@@ -253,9 +253,7 @@ def test_whatever_a_kind_accepts_from_postgres_its_mapping_accepts(
 
 
 @pytest.mark.parametrize("kind", MAP_VALUES)
-def test_every_value_of_a_map_has_the_declared_type_whatever_came_first(
-    opensearch_prefix: Prefix, kind: str
-) -> None:
+def test_every_value_of_a_map_has_the_declared_type_whatever_came_first(opensearch_prefix: Prefix, kind: str) -> None:
     index = Index(opensearch_prefix, ObjectField("o", (ScalarField("m", "map", "m", values=kind),)))
     # Dates first: guessing would make the key a date, and refuse what is none.
     first = ["2024-01-01"] if kind in ("text", "identifier", "keyword", "enum", "uuid") else []

@@ -213,9 +213,7 @@ def test_trouble_is_logged_first_then_at_doubling_intervals_then_once_when_over(
     assert [record.getMessage() for record in caplog.records] == ["over: primary is away (1000 times in 1000 s)"]
 
 
-def test_a_flapping_trouble_is_logged_at_doubling_intervals_too(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_flapping_trouble_is_logged_at_doubling_intervals_too(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flusso_sync.status")
     status = Status()
     for _ in range(1000):

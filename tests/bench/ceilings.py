@@ -151,8 +151,7 @@ def difference(node: Node, index: str, documents: Mapping[str, bytes], rows: int
     if count != rows:
         return f"{index} has {count} documents, the table {rows} rows"
     found: Dict[str, Any] = {
-        doc["_id"]: doc.get("_source")
-        for doc in node.call("POST", f"/{index}/_mget", {"ids": list(documents)})["docs"]
+        doc["_id"]: doc.get("_source") for doc in node.call("POST", f"/{index}/_mget", {"ids": list(documents)})["docs"]
     }
     for id, body in documents.items():
         if found.get(id) != json.loads(body):
