@@ -58,6 +58,8 @@ def test_the_birth_of_a_slot_names_the_writers_it_waits_for_also_in_other_databa
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "CREATE_ATTEMPT_MILLISECONDS", 200)
+    # As on the daemon's connections: a table lock is never waited for longer than this.
+    connection.execute("SET lock_timeout = '50ms'")
     told: List[str] = []
     born: List[int] = []
     with database.connect(autocommit=False) as here, postgres.connect(autocommit=False) as there:
@@ -88,6 +90,32 @@ def test_a_stop_ends_the_wait_for_writers(
             create_slot(connection, name, stop, lambda what: stop.set())
         with pytest.raises(Stopped):
             wait_for_older(connection, stop, lambda what: None)
+    assert find_slot(connection, name) is None
+
+
+def test_a_stop_ends_an_attempt_that_has_long_to_go(
+    connection: psycopg.Connection[Any], database: Database, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CREATE_ATTEMPT_MILLISECONDS", 60_000)
+    stop = threading.Event()
+    told: List[str] = []
+    ended: List[BaseException] = []
+
+    def create() -> None:
+        try:
+            create_slot(connection, name, stop, told.append)
+        except BaseException as error:
+            ended.append(error)
+
+    with database.connect(autocommit=False) as writer:
+        writer.execute("INSERT INTO things VALUES (1)")
+        thread = threading.Thread(target=create)
+        thread.start()
+        waits = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+        wait_for(lambda: database.execute(waits, [connection.info.backend_pid]))
+        stop.set()
+        thread.join(15)
+        assert not thread.is_alive() and isinstance(ended[0], Stopped) and told == []
     assert find_slot(connection, name) is None
 
 

@@ -182,6 +182,28 @@ def translating(doing: str) -> Iterator[None]:
         raise translate(error, doing) from error
 
 
+@contextlib.contextmanager
+def cancelled_by(connection: "psycopg.Connection[Any]", stop: threading.Event) -> Iterator[None]:
+    """Within, ``stop`` cancels whatever statement runs, which raises ``psycopg.errors.QueryCanceled``."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            if stop.is_set():
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=1.0)
+                return
+
+    watcher = threading.Thread(target=watch, name="flusso-cancel", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        # libpq before 17 cancels without any timeout: a server that is away must not hold us up.
+        watcher.join(1.0)
+
+
 def rows(connection: "psycopg.Connection[Any]", query: "str | sql.Composable", parameters: Sequence[Any] = ()) -> Any:
     """Run one statement and return all rows; psycopg's errors are translated."""
     with translating("a catalog query failed"):

@@ -9,7 +9,7 @@ import psycopg
 
 from flusso_sync.backoff import Stopped
 from flusso_sync.errors import SlotInUse, SourceRefused, SourceUnavailable
-from flusso_sync.postgres.connection import rows, translate
+from flusso_sync.postgres.connection import cancelled_by, rows, translate
 from flusso_sync.postgres.replication import format_lsn, parse_lsn
 
 #: One attempt at creating a slot; it waits for every open writing transaction.
@@ -76,16 +76,21 @@ def create_slot(
 ) -> int:
     """Create the slot and return the position it starts from.
 
-    Waits for every open writing transaction to end; ``waiting`` is told whom for.  Raises ``Stopped`` at stop.
+    Waits for every open writing transaction to end; ``waiting`` is told whom for.  Raises ``Stopped`` soon after stop.
     """
     while not stop.is_set():
         try:
-            with connection.transaction():
+            with connection.transaction(), cancelled_by(connection, stop):
+                # It waits for transactions, not for tables: nobody queues behind it, so the short limit of those that
+                # lock tables must not end it before it was told whom for.
+                connection.execute("SET LOCAL lock_timeout = 0")
                 connection.execute(f"SET LOCAL statement_timeout = {CREATE_ATTEMPT_MILLISECONDS}")
                 row = connection.execute(
                     "select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,)
                 ).fetchone()
         except psycopg.errors.QueryCanceled:
+            if stop.is_set():
+                break
             waiting(f"creating slot {slot} waits for open transactions: {_writers(connection)}")
             continue
         except psycopg.Error as error:
