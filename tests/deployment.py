@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import psycopg
 
 from tests.cases import Case
-from tests.fix_daemon import CHECKOUT, DaemonProcess, MakeDaemon
+from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon
 from tests.oracle.compare import Difference, compare, explain, read_opensearch
 from tests.oracle.documents import evaluate_all
 from tests.postgres_server import Database
@@ -55,8 +55,10 @@ class Deployment:
             **(settings or {}),
         }
 
-    def start(self, guards: Sequence[str] = (), gate: Optional[Path] = None, **env: str) -> DaemonProcess:
-        """Start the daemon, with functions of ``tests/guards.py`` applied."""
+    def start(
+        self, guards: Sequence[str] = (), gate: Optional[Path] = None, *, program: bool = False, **env: str
+    ) -> DaemonProcess:
+        """Start the daemon, with functions of ``tests/guards.py`` applied, or (``program``) ``bin/flussod`` itself."""
         variables = {"PYTHONPATH": str(CHECKOUT), **env}
         if gate is not None:
             variables["FLUSSO_TEST_GATE"] = str(gate)
@@ -65,6 +67,8 @@ class Deployment:
         daemon = self._daemon
         daemon.env.update(variables)
         daemon.command = [sys.executable, "-m", "tests.launch", ",".join(guards)]
+        if program:
+            daemon.command = [str(FLUSSOD)]
         return daemon.start()
 
     @property

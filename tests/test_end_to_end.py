@@ -10,7 +10,7 @@ from typing import Any, Dict
 import psycopg
 import pytest
 
-from tests.cases import SHOP, THIRTY
+from tests.cases import OTHERS, SHOP, THIRTY, Case
 from tests.deployment import Deployment, lsn_number
 from tests.fix_daemon import DaemonProcess
 from tests.fix_deployment import MakeDeployment
@@ -46,6 +46,30 @@ def test_thirty_kinds_of_field_and_of_change_are_right_in_opensearch_and_on_stdo
     status = daemon.status()
     assert status["documents_quarantined"] == 0 and status["errors"] == 0
     assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=repr)
+def test_schema_sets_of_other_peoples_style_go_live_and_stay_right(deploy: MakeDeployment, case: Case) -> None:
+    """Through ``bin/flussod``: nothing rejected, right after the listed changes, and right after two random writers."""
+    deployment = deploy(case, backfill={"chunk_rows": 7})
+    daemon = deployment.start(program=True)
+    deployment.settle()
+    deployment.assert_right()
+    with psycopg.connect(deployment.database.url, autocommit=True) as connection:
+        for change in case.changes:
+            case.apply(connection, change)
+    deployment.settle()
+    deployment.assert_right()
+    url = deployment.database.url
+    with Writer(url, 11, case, limit=300) as first, Writer(url, 12, case, limit=300) as second:
+        counts = [first.join(60), second.join(60)]
+    assert all(count["transactions"] > 100 for count in counts), counts
+    deployment.settle()
+    deployment.assert_right()
+    status = daemon.status()
+    assert status["documents_quarantined"] == 0 and status["errors"] == 0
+    assert daemon.stop() == 0
+    assert daemon.log.count("Traceback") == 0
 
 
 def test_each_single_change_is_right_by_itself(deploy: MakeDeployment) -> None:

@@ -75,4 +75,12 @@ THIRTY = Case("thirty")
 KEYS = Case("keys")
 #: What goes beyond flusso: composite keys, doc_id, quoted names, other schemas, partitions, references.
 BEYOND = Case("beyond")
-CASES = [SHOP, THIRTY, KEYS, BEYOND]
+#: The examples of flusso's pages, made anew: articles, users, orders, products, categories.
+PRESS = Case("press")
+#: Many tenants: composite keys and links everywhere, numbers that repeat in every tenant, partitions by tenant.
+TENANTS = Case("tenants")
+#: An old database: names that need quotes, two schemas with tables of one name, ENUMs, domains, char(n), odd types.
+LEGACY = Case("legacy")
+#: Schema sets as others write them.
+OTHERS = [PRESS, TENANTS, LEGACY]
+CASES = [SHOP, THIRTY, KEYS, BEYOND, *OTHERS]
