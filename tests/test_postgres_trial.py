@@ -86,6 +86,39 @@ def test_raw_filters_are_parsed_before_anything_is_read(
     tried(connection, filters=(RawFilter("n > 1"),))
 
 
+def test_a_raw_filter_that_calls_what_is_only_volatile_is_refused_unless_it_says_so(
+    database: Database, connection: psycopg.Connection[Any]
+) -> None:
+    database.execute(TABLES)
+    database.execute(
+        """
+        CREATE FUNCTION wanders(int) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT $1 > random()';
+        CREATE FUNCTION "Wanders Too"(int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN true; END';
+        CREATE FUNCTION rests(int) RETURNS bool STABLE LANGUAGE sql AS 'SELECT $1 > 1';
+        CREATE FUNCTION mixed(int) RETURNS bool VOLATILE LANGUAGE sql AS 'SELECT true';
+        CREATE FUNCTION mixed(text) RETURNS bool IMMUTABLE LANGUAGE sql AS 'SELECT true';
+        """
+    )
+    late = (RawFilter('public."Wanders Too"(1)'),)
+    fields: List[AnyField] = [
+        ObjectField("o", (JoinField("c", "has_many", C, ChildLink(("t_id",)), (), filters=late),)),
+        AggregateField("k", "count", C, ChildLink(("t_id",)), filters=(RawFilter("clock_timestamp() > at"),)),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        tried(
+            connection,
+            fields,
+            filters=(RawFilter("WANDERS(n) and rests(n)"),),
+            soft_delete=SoftDelete("n", (RawFilter("nextval('s') > 1"),)),
+        )
+    assert [problem.path for problem in caught.value.problems] == ["filters", "soft_delete.when", "o.c", "k"]
+    assert "index things: filters: wanders() is VOLATILE" in str(caught.value)
+    assert "Wanders Too() is VOLATILE" in str(caught.value)
+    # STABLE is accepted, a name that also means something stable is believed, and whoever says so may.
+    calm = (RawFilter("rests(n) or mixed(n) or lower('x') = 'wanders(' or n in (1)"), RawFilter("wanders(n)", True))
+    tried(connection, filters=calm)
+
+
 def test_links_between_types_that_cannot_be_compared_are_refused(
     database: Database, connection: psycopg.Connection[Any]
 ) -> None:

@@ -203,6 +203,8 @@ class _Check:
             if condition.op in ("like", "ilike"):
                 if not _is_text(column):
                     self._refuse(path, f"{condition.op} needs a text column, {_named(table, column)}")
+                elif not column.deterministic:
+                    self._refuse(path, f"{condition.op} cannot search {table}.{column.name}: its collation is loose")
             elif not _is_ordered(column):
                 self._refuse(path, f"{condition.op} cannot compare: {_named(table, column)}")
 

@@ -27,7 +27,7 @@ from flusso_sync.postgres.quoting import array_literal, identifier, table_name
 from flusso_sync.postgres.replication import parse_lsn
 from flusso_sync.postgres.resolve import Trace, by_table, compile_traces, touched
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
-from flusso_sync.postgres.trial import try_out
+from flusso_sync.postgres.trial import raw_filters, try_out
 from flusso_sync.schema.paths import relation_paths, table_uses, tables
 from flusso_sync.schema.plan import IndexPlan, Table
 from flusso_sync.status import Status
@@ -165,6 +165,10 @@ class PostgresDocuments(Documents):
                         self._uses.setdefault(table, []).append(plan.name)
         finally:
             connection.close()
+        outside = {
+            plan.name: [f"{path}: {item.sql}" for path, item in raw_filters(plan) if item.volatile] for plan in plans
+        }
+        self._status.set_fact("volatile_filters", {index: named for index, named in outside.items() if named} or None)
         self._traces = by_table(traces)
         self._users = {catalog.tables[table].oid: users for table, users in self._uses.items()}
         self._lock_statement = lock_statement(needed) + " NOWAIT"

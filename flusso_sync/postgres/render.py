@@ -317,7 +317,8 @@ def id_of(parts: Sequence[Tuple[str, Type]]) -> str:
     for expression, type_ in parts:
         text = key_text(expression, type_)
         if type_.is_array or not type_.is_builtin or type_.base not in _CLEAN:
-            text = f"pg_catalog.replace(pg_catalog.replace({text}, '%', '%25'), ':', '%3A')"
+            # Bytes are searched, whatever the column's collation: a nondeterministic one refuses to be searched.
+            text = f"""pg_catalog.replace(pg_catalog.replace({text} COLLATE "C", '%', '%25'), ':', '%3A')"""
         texts.append(text)
     return "(" + f" {operator('||')} ':' {operator('||')} ".join(texts) + ")"
 

@@ -1,4 +1,5 @@
-"""Lets Postgres judge what only Postgres can: operands and defaults as values of a type, raw filters, comparable links.
+"""Lets Postgres judge what only Postgres can: operands and defaults as values of a type, raw filters and what they
+call, comparable links.
 
 Without this, a filter's operand that is no number would fail every document, one by one, as if the rows were bad.
 """
@@ -19,11 +20,14 @@ from flusso_sync.schema.plan import (
     AnyField,
     AnyFilter,
     Filter,
+    IndexPlan,
     JoinField,
     ObjectField,
+    RawFilter,
     ScalarField,
     Table,
 )
+from flusso_sync.schema.raw import called_names
 
 #: How much of a refused statement a message shows on either side of the fault.
 SHOWN_CHARACTERS = 40
@@ -45,6 +49,7 @@ def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: 
             except psycopg.DataError as error:
                 said = error.diag.message_primary
                 problems.append(Problem(f"index {index}: {path}: {text!r} is no {column.type_name}: {said}", path=path))
+        problems += _volatile(cursor, bound.plan)
         if problems:
             raise ConfigError(problems)
         for statement in (statements.chunk_first, statements.lookup):
@@ -60,6 +65,53 @@ def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: 
                     hint=f"Near: {near}",
                 ) from None
             cursor.execute("DEALLOCATE flusso_trial")
+
+
+def _volatile(cursor: psycopg.RawCursor[Any], plan: IndexPlan) -> List[Problem]:
+    """Raw filters that call what Postgres only knows as VOLATILE (settled.md section 1); one marked so may."""
+    problems: List[Problem] = []
+    for path, item in raw_filters(plan):
+        called = () if item.volatile else called_names(item.sql)
+        if not called:
+            continue
+        # A name with any other overload passes: which of them is called only the types of its arguments tell.
+        cursor.execute(
+            "SELECT proname::text FROM pg_catalog.pg_proc WHERE proname = ANY ($1::text[])"
+            " GROUP BY proname HAVING bool_and(provolatile = 'v')",
+            [list(called)],
+        )
+        found = {name for (name,) in cursor.fetchall()}
+        problems += [
+            Problem(
+                f"index {plan.name}: {path}: {name}() is VOLATILE: it may change without any row changing, so "
+                "documents would go stale unnoticed; write the condition over columns, or set `volatile: true` to "
+                "accept that",
+                path=path,
+            )
+            for name in called
+            if name in found
+        ]
+    return problems
+
+
+def raw_filters(plan: IndexPlan) -> Iterator[Tuple[str, RawFilter]]:
+    """Every raw filter of the plan with its path."""
+
+    def among(filters: Iterable[AnyFilter], path: str) -> Iterator[Tuple[str, RawFilter]]:
+        return ((path, item) for item in filters if isinstance(item, RawFilter))
+
+    def inside(fields: Iterable[AnyField], prefix: str) -> Iterator[Tuple[str, RawFilter]]:
+        for field in fields:
+            path = prefix + field.name
+            if isinstance(field, (JoinField, AggregateField)):
+                yield from among(field.filters, path)
+            if isinstance(field, (JoinField, ObjectField)):
+                yield from inside(field.fields, path + ".")
+
+    yield from among(plan.filters, "filters")
+    if plan.soft_delete is not None:
+        yield from among(plan.soft_delete.when, "soft_delete.when")
+    yield from inside(plan.fields, "")
 
 
 def constants(bound: BoundIndex) -> Iterator[Constant]:
