@@ -186,7 +186,7 @@ class _Evaluation:
         related = self._rows.table(self._schema.table(node["table"]))
         if kind_of(node) == "belongs_to":
             own = columns(node.get("column") or name_of(node))
-            found = self._find(Link(related, own, columns(node["primary_key"])), table, row)
+            found = self._find(Link(related, own, columns(node.get("primary_key")) or related.key), table, row)
         elif "through" in node:
             junction, junction_rows = self._junction(node, table, row)
             through = node["through"]

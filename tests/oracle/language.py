@@ -134,7 +134,7 @@ class Schema:
             table = self.table(node["table"])
             if kind_of(node) == "belongs_to":
                 own = columns(node.get("column") or node["belongs_to"])
-                found[Link(scope, own, table, columns(node["primary_key"]))] = None
+                found[Link(scope, own, table, columns(node.get("primary_key")))] = None
             elif "through" in node:
                 through = node["through"]
                 junction = self.table(through["table"])

@@ -16,7 +16,20 @@ WHOLE = {"int2", "int4", "int8", "oid"}
 NUMBERS = WHOLE | {"numeric", "money", "float4", "float8"}
 TIMES = {"date", "timestamp", "timestamptz", "time", "timetz"}
 #: Types without a JSON form of their own: their text is the value, as to_json has it.
-PLAIN = {"uuid", "inet", "cidr", "macaddr", "interval", "xml", "tsvector", "bit", "varbit", "int4range", "daterange"}
+PLAIN = {
+    "uuid",
+    "inet",
+    "cidr",
+    "macaddr",
+    "interval",
+    "xml",
+    "tsvector",
+    "bit",
+    "varbit",
+    "int4range",
+    "daterange",
+    "point",
+}
 
 _DATE = re.compile(
     r"(?P<year>\d+)-(?P<month>\d\d)-(?P<day>\d\d)(?: (?P<time>\d\d:\d\d:\d\d(?:\.\d+)?))?(?P<zone>\+00)?(?P<bc> BC)?"
@@ -276,9 +289,15 @@ def link_value(type_: Type, text: str) -> Any:
     """Something that is equal for two columns, perhaps of different types, when Postgres says so."""
     name = type_.name
     if name in NUMBERS:
-        return Decimal(text)
+        value = Decimal(text)
+        # To Postgres NaN is equal to itself.
+        return "NaN" if value.is_nan() else value
     if name == "bpchar":
         return text.rstrip(" ")
+    if name == "date" and not text.endswith("infinity"):
+        # Beside a timestamp a day is its midnight.
+        day, era = text[: -len(" BC")] if text.endswith(" BC") else text, text[-3:] if text.endswith(" BC") else ""
+        return f"{day} 00:00:00{era}"
     return text
 
 
