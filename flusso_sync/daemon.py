@@ -133,6 +133,8 @@ class Daemon:
                 running.run(shutdown)
             except BaseException as error:
                 failure["error"] = error
+                # Said at once: the block may end by an exception of its own, which then hides this one.
+                log.error("%s: %s", error, error.__cause__)
 
         thread = threading.Thread(target=serve, name="flusso-main", daemon=True)
         thread.start()
@@ -305,14 +307,18 @@ class RunningDaemon:
     def reindex(self, name: str) -> None:
         """Build a new generation of an index while readers keep the old one.
 
-        Raises ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while the daemon is not running.
+        Blocks while a sink is away.  Raises ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while the
+        daemon is not running.
         """
         if name not in {plan.name for plan in self._plans}:
             raise KeyError(name)
         pipeline = self._pipeline
         if pipeline is None or self._ended.is_set():
             raise RuntimeError("the daemon is not running")
-        pipeline.reindex(name)
+        try:
+            pipeline.reindex(name)
+        except Stopped:
+            raise RuntimeError("the daemon stopped before the build could begin") from None
 
 
 class _Either(threading.Event):

@@ -12,9 +12,9 @@ from typing import Any, List, Optional, Sequence
 import pytest
 
 from flusso_sync.config.load import Config
-from flusso_sync.daemon import Daemon, DaemonOptions
+from flusso_sync.daemon import Daemon, DaemonOptions, RunningDaemon
 from flusso_sync.engine.source import ChangeRun, Chunk, Emit, Resolution
-from flusso_sync.errors import SyncStopped
+from flusso_sync.errors import SinkUnavailable, SourceError, SyncStopped
 from flusso_sync.observer import BatchStats, Observer
 from flusso_sync.status import IndexState, Phase, Status
 from tests.third_party import PlainDocuments, PlainSnapshot, ThirdParty
@@ -276,6 +276,45 @@ def test_a_reindex_rewrites_what_the_rows_say() -> None:
         assert backends.sink.documents == backends.expected
         with pytest.raises(KeyError):
             running.reindex("nothing")
+
+
+def test_a_reindex_that_waits_for_a_sink_ends_with_the_daemon() -> None:
+    backends = ThirdParty({"a": "1"}, hold=threading.Event())
+    raised: List[BaseException] = []
+
+    def away(index: str) -> int:
+        raise SinkUnavailable("sink dict is away")
+
+    def ask(running: RunningDaemon) -> None:
+        try:
+            running.reindex("things")
+        except BaseException as error:
+            raised.append(error)
+
+    with Daemon(config(), backends).background() as running:
+        assert running.wait_until_live(10)
+        backends.sink.begin_build = away  # type: ignore[method-assign]
+        asking = threading.Thread(target=ask, args=(running,))
+        asking.start()
+        assert running.status.wait_for(lambda: bool(running.status.troubles()), 10)
+    asking.join(10)
+    assert not asking.is_alive() and [type(error) for error in raised] == [RuntimeError]
+
+
+def test_a_failure_in_the_background_is_logged_also_when_the_block_fails_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backends = ThirdParty({})
+
+    def broken(emit: Emit, stop: threading.Event) -> None:
+        raise SourceError("the rows are gone", hint="Bring them back")
+
+    backends.capture.stream = broken  # type: ignore[method-assign]
+    with pytest.raises(AssertionError, match="of its own"):
+        with Daemon(config(), backends).background() as running:
+            assert not running.synced(1, 10)
+            raise AssertionError("of its own")
+    assert "the rows are gone. Bring them back" in caplog.text
 
 
 def test_neither_psycopg_nor_flask_is_needed_with_injected_backends() -> None:

@@ -326,3 +326,14 @@ def test_a_url_that_requires_tls_secures_stream_and_sql_alike(
         " WHERE application_name LIKE 'flusso_sync%' AND datname = current_database() GROUP BY 1 ORDER BY 1"
     )
     assert sessions == [("client backend", True), ("walsender", True)]
+
+
+def test_a_lag_that_is_asked_for_after_the_end_leaves_no_connection(database: Database) -> None:
+    database.execute(TABLES)
+    rig = Rig(database)
+    rig.prepare()
+    assert rig.capture.lag() is not None
+    rig.end()
+    assert rig.capture.lag() is None
+    ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    wait_for(lambda: database.execute(ours) == [])

@@ -395,6 +395,10 @@ class PostgresCapture(Capture):
         try:
             if self._lag_connection is None or self._lag_connection.closed:
                 self._lag_connection = connect(self._access)
+            if self._closed:
+                # Closed meanwhile by the thread that stops us: nobody else would close this one.
+                self._lag_connection.close()
+                return None
             found = slot.find_slot(self._lag_connection, self._settings.slot)
             if found is None:
                 return None
