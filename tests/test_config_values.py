@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from flusso_sync.config.models import OpenSearchSink
 from flusso_sync.config.values import Address, Secret, Setting, mask_url, parse_address, parse_size
 from flusso_sync.errors import ConfigError
 
@@ -116,3 +117,10 @@ def test_a_reference_is_a_value() -> None:
 def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
     assert mask_url(url) == shown
     assert str(Setting(url)) == shown
+
+
+@pytest.mark.parametrize(("given_seconds", "acts_as"), [(30, 30.0), (0, 1.0), (2**64 - 1, 1e6), (1_000_001, 1e6)])
+def test_a_timeout_longer_than_a_socket_can_wait_acts_as_the_longest(given_seconds: int, acts_as: float) -> None:
+    sink = OpenSearchSink.model_validate({"type": "opensearch", "url": "http://s", "timeout_secs": given_seconds})
+    assert sink.timeout_secs == acts_as
+    assert sink.timeout_secs * 1000 < 2**31

@@ -32,6 +32,9 @@ from flusso_sync.schema import names
 U32 = 2**32 - 1
 U64 = 2**64 - 1
 
+#: Sockets count milliseconds in 32 bits; a longer wait acts as these eleven days.
+_LONGEST_SECONDS = 1_000_000
+
 # -- value types --------------------------------------------------------------------------------------
 
 
@@ -55,6 +58,12 @@ def _slot(value: Any) -> Any:
 def _at_least_one(value: Any) -> Any:
     """A zero that flusso clamps; the loader says so in a warning."""
     return 1 if value == 0 and isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+def _clamped_seconds(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and _LONGEST_SECONDS < value <= U64:
+        return _LONGEST_SECONDS
+    return _at_least_one(value)
 
 
 def _clamped_size(value: Any) -> Any:
@@ -102,7 +111,7 @@ SlotName = Annotated[str, BeforeValidator(_slot)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, le=U64), WithJsonSchema(_SIZE_SCHEMA)]
 ClampedSize = Annotated[int, BeforeValidator(_clamped_size), Field(ge=0, le=U64), WithJsonSchema(_SIZE_SCHEMA)]
 ClampedCount = Annotated[int, BeforeValidator(_at_least_one), Field(ge=0, le=U32)]
-ClampedSeconds = Annotated[float, BeforeValidator(_at_least_one), Field(ge=0, le=U64, allow_inf_nan=False)]
+ClampedSeconds = Annotated[float, BeforeValidator(_clamped_seconds), Field(ge=0, le=U64, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1, le=U32)]
 Seconds = Annotated[float, Field(gt=0, le=U32, allow_inf_nan=False)]
 SocketAddress = Annotated[Address, PlainValidator(_address), PlainSerializer(str), WithJsonSchema(_ADDRESS_SCHEMA)]
