@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from flusso_sync.cli.commands import flussod
 from flusso_sync.errors import EXIT_CONFIG
-from tests.broken_files import CONFIG, GOOD, Broken, broken_files
+from tests.broken_files import CONFIG, GOOD, SCHEMA, Broken, broken_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -130,6 +130,18 @@ def test_a_folder_and_a_config_nobody_may_read_are_sentences(tmp_path: Path) -> 
             os.seteuid(0)
     assert answer.exit_code == EXIT_CONFIG
     assert "cannot be read: Permission denied" in answer.output and "Traceback" not in answer.output
+
+
+def test_a_schema_file_nobody_may_read_is_told_where_it_is_named(tmp_path: Path) -> None:
+    for name, text in GOOD.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / SCHEMA).unlink()
+    (tmp_path / SCHEMA).symlink_to(SCHEMA)  # a circle, which root cannot read either
+    answer = CliRunner().invoke(flussod, ["check", "-c", str(tmp_path / CONFIG)])
+    assert answer.exit_code == EXIT_CONFIG
+    line = GOOD[CONFIG].split("\n").index(f"    schema: {SCHEMA}") + 1
+    assert f"{tmp_path / CONFIG}:{line}:13: index[0].schema: the schema file " in answer.output
+    assert "cannot be read: Too many levels of symbolic links" in answer.output
 
 
 def test_a_name_of_no_encoding_is_told_in_both_forms(tmp_path: Path) -> None:

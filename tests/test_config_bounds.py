@@ -20,6 +20,8 @@ import pytest
 from flusso_sync.config import yaml12
 from flusso_sync.errors import EXIT_CONFIG, EXIT_OK
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Generous: an idle machine needs two seconds and 120 MB for the worst of these.

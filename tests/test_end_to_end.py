@@ -17,6 +17,7 @@ from tests.fix_deployment import MakeDeployment
 from tests.histories import Writer
 from tests.oracle.compare import assert_same, fold_stdout, read_opensearch
 from tests.oracle.documents import evaluate_all
+from tests.oracle.language import Schema
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
@@ -70,6 +71,27 @@ def test_schema_sets_of_other_peoples_style_go_live_and_stay_right(deploy: MakeD
     assert status["documents_quarantined"] == 0 and status["errors"] == 0
     assert daemon.stop() == 0
     assert daemon.log.count("Traceback") == 0
+
+
+@pytest.mark.parametrize("case", OTHERS, ids=repr)
+def test_rows_that_come_after_the_first_build_are_all_in_the_stream(deploy: MakeDeployment, case: Case) -> None:
+    """The indexes are built of empty tables, so that every document is one of live changes."""
+    deployment = deploy(case)
+    names = {name for path in case.indexes.values() for name in Schema(path).tables()}
+    tables = ", ".join(f'"{name.schema}"."{name.name}"' for name in sorted(names))
+    deployment.database.execute(f"TRUNCATE {tables} CASCADE")
+    daemon = deployment.start(program=True)
+    deployment.settle()
+    assert not any(deployment.expected().values())
+    deployment.assert_right()
+    with psycopg.connect(deployment.database.url, autocommit=True) as connection:
+        case.fill(connection)
+    deployment.settle()
+    assert all(deployment.expected().values())
+    deployment.assert_right()
+    status = daemon.status()
+    assert status["documents_quarantined"] == 0 and status["errors"] == 0
+    assert set(status["indexes"].values()) == {"seeded"}
 
 
 def test_each_single_change_is_right_by_itself(deploy: MakeDeployment) -> None:

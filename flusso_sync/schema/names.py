@@ -29,14 +29,15 @@ def identifier(text: str) -> str:
     if quoted:
         inner = quoted.group(1).replace('""', '"')
         if not inner or "\0" in inner:
-            raise ValueError("a quoted name must not be empty")
+            raise ValueError("a quoted name must not be empty, nor hold a zero byte")
         return _short(inner, text)
     return plain_identifier(name, or_quoted=True)
 
 
 def plain_identifier(text: str, *, or_quoted: bool = False) -> str:
     """A name of ours (index, sink): lowercased, letters, digits and ``_`` only."""
-    name = text.strip().lower()
+    name = text.strip()
+    name = name.lower() if name.isascii() else name  # the sign of Kelvin is a k in lower case
     if not _PLAIN.match(name):
         quotes = ", or any name in double quotes" if or_quoted else ""
         raise ValueError(f"must be a name ({_RULE}{quotes}), got {show(text)}")

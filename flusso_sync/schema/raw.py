@@ -95,9 +95,13 @@ def tokens(sql: str) -> List[Token]:
                 raise ValueError(f"a quotation mark {text} is not closed")
             if text == "$" and _DOLLAR.match(sql, position - 1):
                 raise ValueError("a quotation in dollar signs is not closed")
+            if text == "$" and sql[position : position + 1].isdigit():
+                raise ValueError("has no parameters: `$1` and the like would be those of the statement around it")
             if text == ";":
                 raise ValueError("must be one condition; `;` is not accepted")
             depth += {"(": 1, ")": -1}.get(text, 0)
+            if depth < 0:  # it would close the parenthesis around it: `a) OR (b`
+                break
             found.append(Token("sign", text))
     if depth:
         raise ValueError("its parentheses do not match")
