@@ -142,10 +142,14 @@ def test_writers_at_full_speed_during_the_whole_first_build(deploy: MakeDeployme
     url = deployment.database.url
     with Writer(url, seed, case) as first, Writer(url, 1000 + seed, case) as second:
         daemon = deployment.start()
-        daemon.wait_until_live()
+        daemon.wait_for_status(lambda status: status["phase"] != "starting", 240, "the build began")
+        before = first.counts + second.counts
+        daemon.wait_until_live(240)
+        meanwhile = first.counts + second.counts - before
         first.stop()
         second.stop()
-    deployment.settle()
+    assert all(meanwhile[kind] for kind in ("insert", "delete", "move", "change key")), meanwhile
+    deployment.settle(240)
     deployment.assert_right()
 
 
