@@ -200,6 +200,22 @@ def _files() -> List[Broken]:
             "is not UTF-8 text",
         ),
     ]
+    toml = '[source]\ntype = "postgres"\n\n[[index]]\nname = "users"\n'
+    sentence = "this looks like TOML: write the same keys as YAML"
+    cases += [
+        # YAML stumbles over what follows a list; an assignment before it makes all of it one text.
+        Broken("flusso's own TOML", "config §1", _with(CONFIG, toml), CONFIG, 2, 1, None, sentence),
+        Broken(
+            "TOML that begins with a key",
+            "config §1",
+            _with(CONFIG, 'prefix = "a"\n' + toml),
+            CONFIG,
+            1,
+            1,
+            None,
+            sentence,
+        ),
+    ]
     for what, content, sentence in [
         ("a photograph", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00", "is not UTF-8 text"),
         ("a program", b"\x7fELF\x02\x01\x01\x00\x00\x00", "is not valid YAML: "),

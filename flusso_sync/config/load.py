@@ -44,6 +44,9 @@ from flusso_sync.schema import names
 from flusso_sync.schema.language import parse_document
 from flusso_sync.schema.plan import IndexPlan
 
+#: How a file of TOML begins; YAML takes it for one long text.
+_ASSIGNMENT = re.compile(r"[\w.-]+ *= *\S")
+
 _INTERVAL = re.compile(r"(-1|0|\d+(\.\d+)?(nanos|micros|ms|s|m|h|d))\Z")
 
 
@@ -141,6 +144,8 @@ class _Loader:
         top = self._document.value
         if not isinstance(top, dict):
             seen = "an empty file" if top is None else show(top)
+            if isinstance(top, str) and _ASSIGNMENT.match(top):
+                seen += "; this looks like TOML: write the same keys as YAML"
             self._refuse((), f"the configuration must be a mapping with at least `source`, got {seen}")
             raise ConfigError(self._problems)
         plans = self._plans(top.get("index"))

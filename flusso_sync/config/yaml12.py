@@ -25,6 +25,9 @@ MAX_FILE_BYTES = 10_000_000
 #: What PyYAML says of a tab used for indentation, and of other characters.
 _NO_TOKEN = re.compile(r"found character .*that cannot start any token")
 
+#: A table of TOML, which flusso's own configuration is written in.
+_TOML = re.compile(r"^\[\[?[A-Za-z_][\w.-]*\]\]?[ \t]*\r?$", re.MULTILINE)
+
 #: What PyYAML takes for the end of a line.
 _BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
 
@@ -122,6 +125,8 @@ def load_text(text: str, file: Optional[str] = None) -> Document:
             raise ConfigError([composer.problem(mark, TOO_DEEP)]) from error
         if mark and error.problem and _NO_TOKEN.match(error.problem) and _character(text, mark) == "\t":
             sentence = "a tab; YAML is indented with spaces alone"
+        if _TOML.search(text):
+            sentence = f"{sentence}; this looks like TOML: write the same keys as YAML"
         raise ConfigError([composer.problem(mark, f"is not valid YAML: {sentence}")]) from error
     except yaml.reader.ReaderError as error:
         # libyaml counts the bytes of UTF-8, PyYAML's own reader counts characters.
