@@ -58,6 +58,7 @@ class DefaultBackends:
                 manage_replica_identity=source.manage_replica_identity,
                 on_gap=source.on_gap,
                 on_blind_table=source.on_blind_table,
+                failover=source.failover_slot,
             ),
         )
         documents = PostgresDocuments(

@@ -1,7 +1,8 @@
 """The one policy for waiting: delays that grow, jitter, and end with the stop event.
 
-Every wait of the daemon on something outside goes through :func:`wait_out`, so that what is waited for
-stands in one register (``Status.trouble``) that ``/status``, the log and ``/readyz`` read.
+Every wait of the daemon on something outside goes through :func:`wait_out`, or, where a loop of its own has to look
+at each failure, through the :class:`Outage` and :class:`Backoff` it is made of.  So what is waited for stands in one
+register (``Status.trouble``) that ``/status``, the log and ``/readyz`` read.
 """
 
 from __future__ import annotations
@@ -56,6 +57,38 @@ def delay_wish(error: FlussoError) -> Optional[float]:
     return None
 
 
+class Outage:
+    """The entry ``key`` of something waited for in the register; shared by the threads that wait for it.
+
+    Whichever of them succeeds first ends it: the trouble belongs to the thing, not to the request that met it.
+    """
+
+    def __init__(self, status: Status, key: str, *, blocking: bool = True) -> None:
+        self._status = status
+        self._key = key
+        self._blocking = blocking
+        self._lock = threading.Lock()
+        self._lasts = False
+
+    def goes_on(self, what: str, todo: str = "") -> None:
+        """It is there, or still there."""
+        with self._lock:
+            self._lasts = True
+        self._status.trouble(self._key, what, todo, blocking=self._blocking)
+
+    def sit_out(self, error: FlussoError, backoff: Backoff, stop: threading.Event) -> None:
+        """Register ``error`` and wait as long as it wishes, else the next delay; raises ``Stopped`` at stop."""
+        self.goes_on(error.message, error.hint or "")
+        backoff.wait(stop, delay_wish(error))
+
+    def over(self) -> None:
+        """It works (again)."""
+        with self._lock:
+            lasted, self._lasts = self._lasts, False
+        if lasted:
+            self._status.clear_trouble(self._key)
+
+
 def wait_out(action: Callable[[], T], stop: threading.Event, status: Status, key: str, *, blocking: bool = True) -> T:
     """Call ``action`` until it does not raise a transient error, and return its result.
 
@@ -63,17 +96,14 @@ def wait_out(action: Callable[[], T], stop: threading.Event, status: Status, key
     every permanent error at once.
     """
     backoff = Backoff()
-    troubled = False
+    outage = Outage(status, key, blocking=blocking)
     while True:
         try:
             result = action()
         except FlussoError as error:
             if not error.transient:
                 raise
-            troubled = True
-            status.trouble(key, error.message, error.hint or "", blocking=blocking)
-            backoff.wait(stop, delay_wish(error))
+            outage.sit_out(error, backoff, stop)
         else:
-            if troubled:
-                status.clear_trouble(key)
+            outage.over()
             return result

@@ -110,7 +110,7 @@ class SourceUnauthorized(SourceUnavailable):
 
 
 class SourceChanged(SourceError):
-    """The connection leads to another server, or history, than the stream began on."""
+    """The source is not what the stream began on: another server or history, or other changes are told."""
 
     relay = True
 
@@ -135,6 +135,12 @@ class SlotInUse(SourceError):
     """Another process streams from the slot; the holder may go away."""
 
     transient = True
+
+
+class PublicationMissing(SourceError):
+    """The publication did not exist where the stream stands, so nothing can be read there."""
+
+    relay = True
 
 
 class PublicationMismatch(SourceError):

@@ -46,6 +46,8 @@ IDLE_RECORD_SECONDS = 1.0
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
 ENGINE_SILENCE_SECONDS = 90.0
+CONFIRM_SILENCE_SECONDS = 60.0
+WATCH_SILENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ class Pipeline:
         self._engine: Optional[Engine] = None
         self._seeding: Optional[Seeding] = None
         self._recorded = 0
+        self._coverage: Mapping[str, str] = {}
         self._gap = False
         self._recording = threading.Lock()
         #: Guards ``_beginning``: the indexes whose rebuild a watch asked for and that has not begun yet.
@@ -158,6 +161,7 @@ class Pipeline:
         self._gap = prepared.gap is not None
         self._ledger = Ledger(prepared.position, self._finished)
         self._recorded = prepared.position
+        self._coverage = prepared.coverage
         status.set_confirmed(prepared.position)
         missing = self._ensure(stateful or self._sinks, stop)
         every = {plan.name: list(self._sinks) for plan in self._plans}
@@ -177,7 +181,8 @@ class Pipeline:
                 if missing.get(plan.name):
                     status.set_index_state(plan.name, IndexState.SKIPPED)
             missing = {}
-        self._first_builds = {name for name in missing if name not in rebuild}
+        # Without a record nothing was ever built: then there is nothing to rebuild either.
+        self._first_builds = {name for name in missing if name not in rebuild or record is None}
         builds = {name: "it is not complete yet" for name in missing}
         builds.update((name, reason) for name, reason in rebuild.items() if name in every)
         for plan in self._plans:
@@ -284,6 +289,9 @@ class Pipeline:
         status = self._status
         status.expect_heartbeat("flusso-capture", CAPTURE_SILENCE_SECONDS)
         status.expect_heartbeat("flusso-engine", ENGINE_SILENCE_SECONDS)
+        status.expect_heartbeat("flusso-confirm", CONFIRM_SILENCE_SECONDS)
+        for watch in ("flusso-watch", *(f"flusso-watch-{name}" for name in self._sinks)):
+            status.expect_heartbeat(watch, WATCH_SILENCE_SECONDS)
         for writer in self._writers:
             for number in range(writer.sink.concurrency):
                 suffix = f"-{number + 1}" if writer.sink.concurrency > 1 else ""
@@ -365,6 +373,7 @@ class Pipeline:
         """Record what is durable, then let the source know; in this order, or a gap could not be told."""
         recorded_at = 0.0
         while not self._halt.is_set():
+            self._status.heartbeat("flusso-confirm")
             position = self._ledger.wait_beyond(self._recorded, 0.5)
             if position <= self._recorded:
                 continue
@@ -381,6 +390,7 @@ class Pipeline:
             version=engine.version if engine is not None else 0,
             timeline=self._identity.timeline if self._identity is not None else 0,
             slot=self._identity.slot if self._identity is not None else "",
+            coverage=self._coverage,
         )
         # A record that cannot be written is tried until ``stop``; whoever comes second must not wait longer than that.
         while not self._recording.acquire(timeout=0.1):
@@ -402,6 +412,7 @@ class Pipeline:
     def _watch(self) -> None:
         """The slot's guard, and what else the source must keep true while nobody looks."""
         while not self._halt.wait(WATCH_SECONDS):
+            self._status.heartbeat("flusso-watch")
             self._look("watch of the source", self._capture.watch)
 
     def _watch_sink(self, sink: Sink) -> None:
@@ -412,6 +423,7 @@ class Pipeline:
             return {index: f"sink {sink.name} no longer holds it as it was" for index in sink.watch()}
 
         while not self._halt.wait(WATCH_SECONDS):
+            self._status.heartbeat(f"flusso-watch-{sink.name}")
             self._look(f"watch of sink {sink.name}", look)
 
     def _look(self, trouble: str, look: Callable[[], Mapping[str, str]]) -> None:

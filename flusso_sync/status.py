@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 if TYPE_CHECKING:
     from flusso_sync.observer import BatchStats
@@ -236,6 +236,13 @@ class _Index:
         self.quarantined = 0
         self.details: Dict[str, Any] = {}
         self.build: Optional[_Build] = None
+        #: What of its tables we do not hear; empty when we hear everything.
+        self.blind: Tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> IndexState:
+        """A complete index that is not told of everything is no more than ``blind``."""
+        return IndexState.BLIND if self.blind and self.state is IndexState.SEEDED else self.state
 
 
 class _Build:
@@ -392,6 +399,15 @@ class Status:
                 del index.details[key]
             self._progressed = monotonic()
             self._changed.notify_all()
+
+    def set_blind(self, name: str, reasons: Sequence[str]) -> None:
+        """Show a complete index as ``blind``, with ``reasons``, until there are none."""
+        with self._changed:
+            index = self._indexes.setdefault(name, _Index())
+            if tuple(reasons) != index.blind:
+                index.blind = tuple(reasons)
+                index.since = _utc_now()
+                self._changed.notify_all()
 
     def set_build_progress(self, name: str, done: int, total: Optional[int]) -> None:
         """Rows of the current build that are done, and about how many there are (None: unknown)."""
@@ -623,12 +639,12 @@ class Status:
                 indexes={
                     name: IndexSnapshot(
                         name=name,
-                        state=index.state,
+                        state=index.shown,
                         since=index.since,
                         documents_built=index.documents_built,
                         quarantined=index.quarantined,
                         build=None if index.build is None else index.build.snapshot(now),
-                        details=dict(index.details),
+                        details={**index.details, **({"blind": list(index.blind)} if index.blind else {})},
                     )
                     for name, index in self._indexes.items()
                 },

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence
 import psycopg
 
 from tests.cases import Case
-from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon
+from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon, write_yaml
 from tests.oracle.compare import Difference, compare, explain, read_opensearch
 from tests.oracle.documents import evaluate_all
 from tests.postgres_server import Database
@@ -70,6 +70,12 @@ class Deployment:
         if program:
             daemon.command = [str(FLUSSOD)]
         return daemon.start()
+
+    def restart_anew(self, guards: Sequence[str] = (), **env: str) -> DaemonProcess:
+        """Start as changed in ``config`` since the last start."""
+        if self._daemon is not None:
+            write_yaml(self._daemon.folder / "flusso.yaml", self.config)
+        return self.start(guards, **env)
 
     @property
     def daemon(self) -> DaemonProcess:

@@ -21,6 +21,9 @@ BLACKHOLE = "blackhole"
 #: At most ``rate`` bytes per second and connection, in each direction.
 SLOW = "slow"
 
+#: As much of what a client says first as is kept.
+OPENING_BYTES = 2048
+
 UP = "up"  #: client to server
 DOWN = "down"  #: server to client
 
@@ -70,12 +73,24 @@ class Proxy:
         with self._lock:
             self._cut, self._cut_direction = count, direction
 
-    def drop(self) -> None:
-        """Reset every open connection."""
+    def drop(self, only: Callable[[bytes], bool] = lambda opening: True) -> None:
+        """Reset every open connection that ``only`` chooses by the first bytes that the client sent."""
         with self._lock:
-            pairs = list(self._pairs)
+            pairs = [pair for pair in self._pairs if only(bytes(pair.opening))]
         for pair in pairs:
             pair.gone = True
+
+    def freeze(self, only: Callable[[bytes], bool] = lambda opening: True) -> int:
+        """From now on nothing passes through the connections open now, in either direction, ever; returns how many.
+
+        ``only`` chooses by the first bytes that the client sent.  Their peers are gone as after a power failure, while
+        new connections are served.
+        """
+        with self._lock:
+            chosen = [pair for pair in self._pairs if not pair.frozen and only(bytes(pair.opening))]
+        for pair in chosen:
+            pair.frozen = True
+        return len(chosen)
 
     @property
     def open(self) -> int:
@@ -142,7 +157,9 @@ class Proxy:
         try:
             while data := self._receive(pair, source, direction):
                 # Held, not thrown away: TCP never loses the middle of a stream, so nothing may follow a hole.
-                while self._mode(direction) == BLACKHOLE and not self._over(pair):
+                if direction == UP and len(pair.opening) < OPENING_BYTES:
+                    pair.opening += data[:OPENING_BYTES]
+                while self._holds(pair, direction):
                     self._stopped.wait(0.02)
                 if self._cuts(len(data), direction):
                     pair.gone = True
@@ -156,7 +173,7 @@ class Proxy:
                 if self._mode(direction) == SLOW:
                     self._stopped.wait(len(data) / self._rate)
             # The end of a stream does not pass a black hole either.
-            while self._mode(direction) == BLACKHOLE and not self._over(pair):
+            while self._holds(pair, direction):
                 self._stopped.wait(0.02)
             if not self._over(pair):
                 sink.shutdown(socket.SHUT_WR)
@@ -166,6 +183,9 @@ class Proxy:
             if pair.finish(direction):
                 with self._lock:
                     self._pairs.remove(pair)
+
+    def _holds(self, pair: _Pair, direction: str) -> bool:
+        return (pair.frozen or self._mode(direction) == BLACKHOLE) and not self._over(pair)
 
     def _over(self, pair: _Pair) -> bool:
         return pair.gone or self._stopped.is_set()
@@ -202,6 +222,9 @@ class _Pair:
         self.client = client
         self.server = server
         self.gone = False
+        self.frozen = False
+        #: What the client said first.
+        self.opening = bytearray()
         self._done: List[str] = []
         self._lock = threading.Lock()
 

@@ -7,6 +7,7 @@ test of its promise find a difference; a gate makes the moment in question last 
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Set
@@ -42,7 +43,7 @@ def slot_after_the_first_read() -> None:
         connection.close()
         stream(self, emit, stop)
 
-    slot.create_slot = lambda connection, name, stop, waiting: 0
+    slot.create_slot = lambda *arguments, **keywords: 0
     capture.PostgresCapture.stream = late  # type: ignore[method-assign]
 
 
@@ -125,6 +126,90 @@ def pause_inside_snapshots() -> None:
     _PostgresSnapshot.build = late  # type: ignore[method-assign]
 
 
+def short_silences() -> None:
+    """What counts as dead after long enough a silence does so sooner; no guard is off."""
+    from flusso_sync import pipeline
+    from flusso_sync.postgres import capture, connection
+
+    capture.SILENCE_ASK_SECONDS, capture.SILENCE_LIMIT_SECONDS = 2.0, 6.0
+    connection.SILENCE_SECONDS = 2.0
+    pipeline.CAPTURE_SILENCE_SECONDS = 5.0
+    pipeline.ENGINE_SILENCE_SECONDS = pipeline.CONFIRM_SILENCE_SECONDS = 8.0
+    pipeline.WATCH_SECONDS, pipeline.WATCH_SILENCE_SECONDS = 1.0, 8.0
+
+
+# -- clocks ---------------------------------------------------------------------------------------------
+
+
+def stepping_clock() -> None:
+    """The wall clock is off by as many seconds as the gate's file says, whenever it says so."""
+    right = time.time
+    gate = Path(os.environ[GATE])
+
+    def wrong() -> float:
+        try:
+            return right() + float(gate.read_text() or 0)
+        except (OSError, ValueError):
+            return right()
+
+    time.time = wrong
+
+
+# -- kill -9 at a named step (faults E1) -------------------------------------------------------------------
+
+
+def _kill(owner: Any, name: str, *, before: bool) -> None:
+    """Once the gate exists: ``kill -9`` ourselves right before or after ``owner.name`` is carried out."""
+    original = getattr(owner, name)
+
+    def deadly(*arguments: Any, **keywords: Any) -> Any:
+        armed = Path(os.environ[GATE]).exists()
+        if armed and before:
+            os.kill(os.getpid(), signal.SIGKILL)
+        answer = original(*arguments, **keywords)
+        if armed and not before and answer is not False:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return answer
+
+    setattr(owner, name, deadly)
+
+
+def killed_when_queued() -> None:
+    from flusso_sync.engine.queue import ChangeQueue
+
+    _kill(ChangeQueue, "offer", before=False)
+
+
+def killed_when_built() -> None:
+    from flusso_sync.engine.writer import SinkWriter
+
+    _kill(SinkWriter, "enqueue", before=False)
+
+
+def killed_when_flushed() -> None:
+    from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+
+    _kill(OpenSearchSink, "write", before=False)
+
+
+def killed_when_in_the_ledger() -> None:
+    from flusso_sync.pipeline import Pipeline
+
+    _kill(Pipeline, "_write_record", before=True)
+
+
+def killed_when_recorded() -> None:
+    from flusso_sync.postgres.capture import PostgresCapture
+
+    _kill(PostgresCapture, "confirm", before=True)
+
+
+def killed_when_fed_back() -> None:
+    from flusso_sync.postgres.replication import ReplicationStream
+
+    _kill(ReplicationStream, "feedback", before=False)
+
+
 # -- threads that die or hang ---------------------------------------------------------------------------
 
 
@@ -140,61 +225,72 @@ def _sabotage(owner: Any, name: str, harm: Callable[[], None]) -> None:
     setattr(owner, name, harmed)
 
 
-def _die() -> None:
-    raise MemoryError("on purpose")
+#: What happens to the thread: ``exception``, ``memory`` or ``hang``.
+HARM = "FLUSSO_TEST_HARM"
 
 
-def _hang() -> None:
+def _harm() -> None:
+    harm = os.environ[HARM]
+    if harm == "exception":
+        raise RuntimeError("on purpose")
+    if harm == "memory":
+        raise MemoryError("on purpose")
     while True:
         time.sleep(1)
 
 
-def capture_dies() -> None:
+def harm_capture() -> None:
     from flusso_sync.postgres.replication import ReplicationStream
 
-    _sabotage(ReplicationStream, "receive", _die)
+    _sabotage(ReplicationStream, "receive", _harm)
 
 
-def engine_dies() -> None:
+def harm_engine() -> None:
     from flusso_sync.engine.engine import Engine
 
-    _sabotage(Engine, "_process", _die)
+    _sabotage(Engine, "_process", _harm)
 
 
-def writer_dies() -> None:
+def harm_writer() -> None:
     from flusso_sync.engine.writer import SinkWriter
 
-    _sabotage(SinkWriter, "_send", _die)
+    _sabotage(SinkWriter, "_send", _harm)
 
 
-def watch_dies() -> None:
+def harm_watch() -> None:
     from flusso_sync.postgres.capture import PostgresCapture
 
-    _sabotage(PostgresCapture, "watch", _die)
+    _sabotage(PostgresCapture, "watch", _harm)
 
 
-def confirm_dies() -> None:
+def harm_sink_watch() -> None:
+    from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+
+    _sabotage(OpenSearchSink, "watch", _harm)
+
+
+def harm_confirm() -> None:
     from flusso_sync.pipeline import Pipeline
 
-    _sabotage(Pipeline, "_write_record", _die)
+    _sabotage(Pipeline, "_write_record", _harm)
 
 
-def capture_hangs() -> None:
-    from flusso_sync.postgres.replication import ReplicationStream
+def harm_backfill() -> None:
+    from flusso_sync.engine.seeding import Seeding
 
-    _sabotage(ReplicationStream, "receive", _hang)
-
-
-def engine_hangs() -> None:
-    from flusso_sync.engine.engine import Engine
-
-    _sabotage(Engine, "_process", _hang)
+    _sabotage(Seeding, "_read", _harm)
 
 
-def writer_hangs() -> None:
-    from flusso_sync.engine.writer import SinkWriter
+def harm_lag() -> None:
+    from flusso_sync.postgres.capture import PostgresCapture
 
-    _sabotage(SinkWriter, "_send", _hang)
+    _sabotage(PostgresCapture, "lag", _harm)
+
+
+def harm_surface() -> None:
+    from flusso_sync.web.server import _Server
+
+    _sabotage(_Server, "readable", _harm)
 
 
 # -- bounds of files ------------------------------------------------------------------------------------
@@ -238,14 +334,23 @@ GUARDS: Dict[str, Callable[[], None]] = {
         no_lock_before_the_snapshot,
         pause_finished_chunks,
         pause_inside_snapshots,
-        capture_dies,
-        engine_dies,
-        writer_dies,
-        watch_dies,
-        confirm_dies,
-        capture_hangs,
-        engine_hangs,
-        writer_hangs,
+        short_silences,
+        stepping_clock,
+        killed_when_queued,
+        killed_when_built,
+        killed_when_flushed,
+        killed_when_in_the_ledger,
+        killed_when_recorded,
+        killed_when_fed_back,
+        harm_capture,
+        harm_engine,
+        harm_writer,
+        harm_watch,
+        harm_sink_watch,
+        harm_confirm,
+        harm_backfill,
+        harm_lag,
+        harm_surface,
         files_without_end,
         values_without_end,
         depth_without_end,

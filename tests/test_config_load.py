@@ -453,7 +453,7 @@ def test_what_a_run_would_stumble_over_or_do_nothing_with_is_a_warning(tmp_path:
 
 
 def test_a_key_that_nothing_acts_on_yet_is_a_warning_and_etc_says_so(tmp_path: Path) -> None:
-    values = {"on_retained_wal": "give_up", "failover_slot": "true"}
+    values = {"on_retained_wal": "give_up"}
     for section, key in NOT_YET:
         head = "type: postgres, " if section == "source" else ""
         text = f"{section}: {{{head}{key}: {values.get(key, '10000000')}}}\n"
@@ -462,7 +462,7 @@ def test_a_key_that_nothing_acts_on_yet_is_a_warning_and_etc_says_so(tmp_path: P
         said = [warning for warning in config.warnings if warning.endswith(sentence)]
         assert len(said) == 1, config.warnings
     paragraphs = ETC.read_text().count("NOT YET") - 1
-    assert paragraphs == 5, "two keys of WAL, failover, sqlite, fan-out, two limits of builds"
+    assert paragraphs == 4, "two keys of WAL, sqlite, fan-out, two limits of builds"
 
 
 ETC_LINES = ETC.read_text().splitlines()

@@ -11,12 +11,15 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 import psycopg
 import pytest
 
+from flusso_sync.backoff import Stopped
 from flusso_sync.config.load import Config
 from flusso_sync.engine.source import ChangeRun, Record
-from flusso_sync.errors import FlussoError, SlotMissing, SourceRefused, SourceUnauthorized
+from flusso_sync.errors import FlussoError, SlotMissing, SourceChanged, SourceRefused, SourceUnauthorized
+from flusso_sync.postgres import slot
 from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
 from flusso_sync.postgres.connection import SourceAccess, connect
-from flusso_sync.status import Status
+from flusso_sync.postgres.replication import ReplicationStream
+from flusso_sync.status import IndexState, Status
 from flusso_sync.worker import Worker
 from tests.postgres_server import Database, PostgresServer
 from tests.waiting import wait_for
@@ -185,6 +188,122 @@ def _failing(*args: Any) -> None:
     raise ConnectionResetError("now")
 
 
+def test_a_table_that_stays_mute_is_never_published(make: Callable[..., Rig], database: Database) -> None:
+    database.execute("ALTER TABLE children DROP CONSTRAINT children_pkey; INSERT INTO children VALUES (1, 1)")
+    rig = make(manage_replica_identity=False, on_blind_table="warn")
+    rig.prepare()
+    # The application's own statements go on, and the index says that it does not hear of them.
+    database.execute("UPDATE children SET parent_id = 2; DELETE FROM children")
+    rig.status.set_index_state("parents", IndexState.SEEDED)
+    index = rig.status.snapshot().indexes["parents"]
+    assert index.state is IndexState.BLIND and "children" in index.details["blind"][0]
+    assert any("REPLICA IDENTITY FULL" in trouble.todo for trouble in rig.status.troubles())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER PUBLICATION {p} DROP TABLE children",
+        "ALTER PUBLICATION {p} DROP TABLE children; ALTER PUBLICATION {p} ADD TABLE children",
+        "ALTER PUBLICATION {p} SET (publish = 'insert')",
+        "DROP PUBLICATION {p}",
+        "ALTER TABLE children REPLICA IDENTITY DEFAULT",
+        "ALTER TABLE children REPLICA IDENTITY NOTHING",
+    ],
+)
+def test_the_watch_notices_once_that_less_is_told_and_what_may_be_missing_is_rebuilt(
+    make: Callable[..., Rig], database: Database, statement: str
+) -> None:
+    rig = make(manage_publication=False, manage_replica_identity=False, on_blind_table="warn")
+    database.execute(
+        f"ALTER TABLE children REPLICA IDENTITY FULL; CREATE PUBLICATION {rig.slot} FOR TABLE parents, children"
+    )
+    coverage = rig.prepare().coverage
+    rig.capture.watch()
+    database.execute(statement.format(p=rig.slot))
+    with pytest.raises(SourceChanged, match="children"):
+        rig.capture.watch()
+    # The next start knows it from the record, also when nobody was there to notice.
+    database.execute(
+        f"DROP PUBLICATION IF EXISTS {rig.slot}; CREATE PUBLICATION {rig.slot} FOR TABLE parents, children"
+    )
+    rig.capture.close()
+    prepared = rig.prepare(Record(confirmed=1 << 62, coverage=coverage))
+    assert set(prepared.rebuild) == {"parents"}
+    assert rig.capture.prepare(Record(confirmed=1 << 62, coverage=prepared.coverage), rig.stop).coverage == (
+        prepared.coverage
+    )
+    rig.capture.watch()
+
+
+def test_an_identity_that_was_locked_out_is_set_by_the_watch(
+    make: Callable[..., Rig], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flusso_sync.postgres.identity.LOCK_BUDGET_SECONDS", 0.2)
+    rig = make()
+    with database.connect(autocommit=False) as reader:
+        reader.execute("SELECT count(*) FROM children")
+        coverage = rig.prepare().coverage
+        assert any("old parents of public.children" in trouble.what for trouble in rig.status.troubles())
+        rig.capture.watch()
+        reader.rollback()
+    with pytest.raises(SourceChanged):
+        rig.capture.watch()
+    assert database.execute("SELECT relreplident::text FROM pg_class WHERE relname = 'children'") == [("f",)]
+    assert set(rig.capture.prepare(Record(confirmed=1 << 62, coverage=coverage), rig.stop).rebuild) == {"parents"}
+
+
+def test_a_slot_older_than_its_publication_is_made_anew_and_is_a_gap_where_something_was_built(
+    make: Callable[..., Rig], database: Database
+) -> None:
+    for record in (None, Record(confirmed=1 << 62)):
+        rig = make()
+        database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [rig.slot])
+        before = rig.confirmed()
+        prepared = rig.prepare(record)
+        assert prepared.position > before
+        assert (prepared.gap is not None) is (record is not None)
+        rig.end()
+        database.execute("SELECT pg_drop_replication_slot(%s)", [rig.slot])
+        database.execute(f"DROP PUBLICATION {rig.slot}")
+
+
+def test_a_failover_slot_needs_a_server_that_has_them(make: Callable[..., Rig], postgres: PostgresServer) -> None:
+    rig = make(failover=True)
+    if postgres._one("SELECT current_setting('server_version_num')::int") >= 170000:
+        rig.prepare()
+        assert rig.database.execute("SELECT failover FROM pg_replication_slots WHERE slot_name = %s", [rig.slot]) == [
+            (True,)
+        ]
+    else:
+        with pytest.raises(SourceRefused, match="no failover slots"):
+            rig.prepare()
+
+
+def test_whose_transaction_is_waited_for_is_told_to_a_role_without_further_rights(
+    make: Callable[..., Rig], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flusso_sync.postgres.slot.CREATE_ATTEMPT_MILLISECONDS", 300)
+    role = f"role_{database.name}"[:60]
+    database.execute(f"CREATE ROLE {role} LOGIN REPLICATION")
+    try:
+        said: List[str] = []
+        stop = threading.Event()
+        access = SourceAccess(lambda: database.url.replace("postgres@", f"{role}@"), "here")
+
+        def waiting(what: str) -> None:
+            said.append(what)
+            stop.set()
+
+        with database.connect(autocommit=False) as writer:
+            writer.execute("INSERT INTO parents VALUES (1)")
+            with contextlib.closing(connect(access)) as connection, pytest.raises(Stopped):
+                slot.create_slot(connection, f"waits_{database.name}", stop, waiting)
+            assert f"pid {writer.info.backend_pid}, open, unnamed" in said[-1]
+    finally:
+        database.execute(f"DROP ROLE {role}")
+
+
 def test_wal_of_other_tables_is_confirmed_while_ours_are_idle(make: Callable[..., Rig], database: Database) -> None:
     rig = make()
     rig.prepare()
@@ -259,6 +378,25 @@ def test_a_slot_made_anew_while_we_were_cut_off_is_not_streamed_as_if_it_were_ou
     # Then the stream ends with what makes the daemon look for the gap
     wait_for(lambda: rig.failures, 30, "the stream ends")
     assert isinstance(rig.failures[0], SlotMissing) and rig.failures[0].relay
+
+
+def test_a_slot_made_anew_right_before_the_stream_begins_is_noticed_right_after(
+    make: Callable[..., Rig], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make()
+    rig.prepare()
+    look = ReplicationStream._check_continuity
+
+    def too_early(self: ReplicationStream, start: int) -> None:
+        look(self, start)
+        database.execute("SELECT pg_drop_replication_slot(%s)", [rig.slot])
+        database.execute("INSERT INTO parents VALUES (2)")
+        database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [rig.slot])
+
+    monkeypatch.setattr(ReplicationStream, "_check_continuity", too_early)
+    rig.start()
+    wait_for(lambda: rig.failures, 30, "the stream ends")
+    assert isinstance(rig.failures[0], SlotMissing) and not rig.runs
 
 
 def test_a_password_rotated_later_is_waited_for_and_a_wrong_one_at_first_is_refused(

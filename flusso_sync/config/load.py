@@ -385,7 +385,6 @@ class _Loader:
 NOT_YET = (
     ("source", "max_retained_wal_bytes"),
     ("source", "on_retained_wal"),
-    ("source", "failover_slot"),
     ("engine", "fan_out_documents"),
     ("backfill", "max_rows_per_second"),
     ("backfill", "max_lag_bytes"),

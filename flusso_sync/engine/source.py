@@ -73,12 +73,16 @@ class SourceIdentity:
 
 @dataclass(frozen=True)
 class Record:
-    """What the sinks remember of the source: written before the feedback that confirms the position."""
+    """What the sinks remember of the source: written before the feedback that confirms the position.
+
+    ``coverage`` is the source's own note, by table, of how completely its changes are told.
+    """
 
     confirmed: int
     version: int = 0
     timeline: int = 0
     slot: str = ""
+    coverage: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,13 @@ class Prepared:
 
     ``gap``: a sentence when changes between the record and now are lost (every index must be rebuilt).
     ``rebuild``: indexes that must be rebuilt for a smaller reason, with that reason.
+    ``coverage``: what every record from now on says (see ``Record``).
     """
 
     position: int
     gap: Optional[str] = None
     rebuild: Mapping[str, str] = field(default_factory=dict)
+    coverage: Mapping[str, str] = field(default_factory=dict)
 
 
 class Emit(Protocol):

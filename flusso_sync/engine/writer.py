@@ -13,7 +13,7 @@ import time
 from collections import Counter, deque
 from typing import Callable, Deque, Dict, List, Protocol, Sequence, Set, Tuple, Union
 
-from flusso_sync.backoff import Backoff, delay_wish, wait_out
+from flusso_sync.backoff import Backoff, Outage, wait_out
 from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
 from flusso_sync.observer import Observer
@@ -78,8 +78,8 @@ class SinkWriter:
         #: Indexes with live writes that no refresh has made searchable yet.
         self._dirty: Set[str] = set()
         self._refreshing = False
-        #: The trouble of this sink is registered; whichever thread succeeds next clears it.
-        self._troubled = False
+        # What failed may since have been handed to a write of another request, so the outage is the sink's.
+        self._outage = Outage(status, f"sink {sink.name}")
         self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
 
     # -- the engine's side ------------------------------------------------------------------------
@@ -285,31 +285,17 @@ class SinkWriter:
             except SinkUnavailable as error:
                 for write in writes:
                     write.doubt = write.doubt or error.in_doubt
-                self._tell(error.message, error.hint or "")
-                backoff.wait(self._stop, delay_wish(error))
+                self._outage.sit_out(error, backoff, self._stop)
                 writes = self._newest(writes)
                 continue
             if not any(failure.kind is FailureKind.RETRY for failure in failures):
-                self._well()
+                self._outage.over()
             writes = self._judge(writes, failures)
             if writes:
                 reason = next(f for f in failures if f.kind is FailureKind.RETRY)
-                self._tell(f"sink {self.sink.name} asks to wait: {reason.reason}", "It is asked again.")
+                self._outage.goes_on(f"sink {self.sink.name} asks to wait: {reason.reason}", "It is asked again.")
                 backoff.wait(self._stop, reason.retry_after_seconds)
                 writes = self._newest(writes)
-
-    def _tell(self, what: str, todo: str) -> None:
-        with self._changed:
-            self._troubled = True
-        self._status.trouble(f"sink {self.sink.name}", what, todo, blocking=True)
-
-    def _well(self) -> None:
-        """The sink does what it is asked.  What failed may since have been handed to a write of another request, so
-        the trouble belongs to the sink and not to the request that met it."""
-        with self._changed:
-            troubled, self._troubled = self._troubled, False
-        if troubled:
-            self._status.clear_trouble(f"sink {self.sink.name}")
 
     def _insist(self, action: Callable[[], None]) -> None:
         """Wait in place for as long as the sink is away: no thread ends because of that (promise 10)."""

@@ -11,13 +11,23 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import psycopg
 
-from flusso_sync.backoff import Backoff, Stopped, delay_wish
+from flusso_sync.backoff import Backoff, Outage, Stopped
 from flusso_sync.engine.source import Capture, ChangeRun, Emit, Prepared, Record, SourceIdentity
-from flusso_sync.errors import BlindTable, Gap, SourceChanged, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.errors import (
+    BlindTable,
+    Gap,
+    PublicationMissing,
+    SlotMissing,
+    SourceChanged,
+    SourceError,
+    SourceRefused,
+    SourceUnavailable,
+)
 from flusso_sync.postgres import identity, publication, slot
 from flusso_sync.postgres.catalog import Catalog, Relation, read_catalog
 from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
@@ -55,6 +65,7 @@ class CaptureSettings:
     manage_replica_identity: bool = True
     on_gap: str = "rebuild"
     on_blind_table: str = "stop"
+    failover: bool = False
 
 
 class Leaf(NamedTuple):
@@ -85,6 +96,14 @@ def leaves_of(catalog: Catalog, uses: Mapping[Table, TableUse]) -> List[Leaf]:
     return leaves
 
 
+class Survey(NamedTuple):
+    """The leaves of every used table, and by used table a mark that changes with what is told of it: its leaves,
+    their entries in the publication, whether their identities suffice."""
+
+    leaves: List[Leaf]
+    coverage: Dict[str, str]
+
+
 class PostgresCapture(Capture):
     """The change stream of one database, for the tables that ``plans`` read."""
 
@@ -106,6 +125,9 @@ class PostgresCapture(Capture):
         self._received = 0
         self._wanted: Dict[Table, Wanted] = {}
         self._rebuild: Dict[str, str] = {}
+        self._coverage: Dict[str, str] = {}
+        #: Weak identities that may be ours to mend once nobody uses the table for a moment.
+        self._locked_out: List[identity.Identity] = []
         self._system = ""
         self._origin: Optional[Tuple[str, str]] = None
         self._closed = False
@@ -124,7 +146,7 @@ class PostgresCapture(Capture):
         self.close()
         self._closed = False
         connection = self._guarded()
-        slot.check_server(connection)
+        slot.check_server(connection, failover=self._settings.failover)
         system, timeline, database = rows(
             connection,
             "select (pg_control_system()).system_identifier::text, (pg_control_checkpoint()).timeline_id,"
@@ -137,31 +159,64 @@ class PostgresCapture(Capture):
         """Replica identities, then publication, then slot (promise 1)."""
         connection = self._guarded()
         with translating("preparing the source"):
-            catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
-            bound = [with_keys(plan, catalog.primary_keys) for plan in self._plans]
-            leaves = leaves_of(catalog, table_uses(bound, catalog.primary_keys))
+            leaves, _ = self._survey(connection)
             self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves}
             existing = slot.find_slot(connection, self._settings.slot)
             # Kept over attempts: what one of them has altered looks right to the next.
             rebuild = self._rebuild
-            for leaf in self._identities(connection, leaves, stop):
+            blind: Dict[str, List[str]] = {}
+            changed, mute = self._identities(connection, leaves, stop, blind)
+            for leaf in changed:
                 if existing is not None:
                     for index in leaf.use.indexes:
                         rebuild.setdefault(index, f"the replica identity of {leaf.relation.table} was strengthened")
-            for leaf in self._publish(connection, leaves):
+            # Never a mute one: published, it would refuse its application's UPDATE and DELETE (promise 12).
+            heard = [leaf for leaf in leaves if leaf not in mute]
+            unreadable = self._unreadable(connection, existing)
+            for leaf in self._publish(connection, heard, blind):
                 if existing is not None:
                     for index in leaf.use.indexes:
                         rebuild.setdefault(index, f"table {leaf.relation.table} was added to the publication")
+            leaves, self._coverage = self._survey(connection)
+            for leaf in leaves:
+                table = str(leaf.use.table)
+                if record is not None and record.coverage.get(table, "") not in ("", self._coverage[table]):
+                    for index in leaf.use.indexes:
+                        rebuild.setdefault(index, f"what the source tells of table {table} was altered")
             if rebuild:
                 slot.wait_for_older(connection, stop, self._waiting)
                 self._status.clear_trouble("source transactions")
-            return self._slot(connection, existing, record, rebuild, stop)
+            for plan in self._plans:
+                self._status.set_blind(plan.name, blind.get(plan.name, ()))
+            return self._slot(connection, existing, record, rebuild, unreadable, stop)
+
+    def _survey(self, connection: "psycopg.Connection[Any]") -> Survey:
+        catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
+        bound = [with_keys(plan, catalog.primary_keys) for plan in self._plans]
+        leaves = leaves_of(catalog, table_uses(bound, catalog.primary_keys))
+        told = publication.told(connection, self._settings.publication)
+        marks: Dict[str, List[str]] = {}
+        for leaf in leaves:
+            found = identity.identity_of(leaf.relation, leaf.use)
+            suffices = "" if found.remedy is None else "mute" if found.mute else "weak"
+            mark = f"{leaf.relation.table} {leaf.relation.oid} {told.get(leaf.relation.table, '')} {suffices}"
+            marks.setdefault(str(leaf.use.table), []).append(mark)
+        return Survey(
+            leaves,
+            {table: sha256("\n".join(sorted(each)).encode()).hexdigest()[:16] for table, each in marks.items()},
+        )
 
     def _identities(
-        self, connection: "psycopg.Connection[Any]", leaves: Sequence[Leaf], stop: threading.Event
-    ) -> List[Leaf]:
-        """Strengthen what is too weak; returns what was changed.  Names what cannot be."""
+        self,
+        connection: "psycopg.Connection[Any]",
+        leaves: Sequence[Leaf],
+        stop: threading.Event,
+        blind: Dict[str, List[str]],
+    ) -> Tuple[List[Leaf], List[Leaf]]:
+        """Strengthen what is too weak; returns what was changed, and what stays mute.  Names what cannot be mended."""
         changed: List[Leaf] = []
+        mute: List[Leaf] = []
+        self._locked_out = []
         for leaf in leaves:
             found = identity.identity_of(leaf.relation, leaf.use)
             if found.remedy is None:
@@ -170,22 +225,39 @@ class PostgresCapture(Capture):
             reason = "its replica identity was chosen by somebody else"
             if found.ours_to_change and self._settings.manage_replica_identity:
                 try:
-                    done = identity.strengthen(connection, found, stop)
+                    done = identity.strengthen(connection, found, stop, waiting=self._waiting)
                     reason = "no moment was found in which nobody used the table"
+                    if not done:
+                        self._locked_out.append(found)
+                    self._status.clear_trouble("source transactions")
                 except SourceRefused as error:
                     reason = error.message
             elif found.ours_to_change:
                 reason = "source.manage_replica_identity is false"
+            key = f"identity {found.table}"
             if done:
                 changed.append(leaf)
+                self._status.clear_trouble(key)
             elif found.mute:
-                self._blind(f"table {found.table} has no usable replica identity and {reason}", found.remedy)
+                mute.append(leaf)
+                what = f"table {found.table} has no usable replica identity: {reason}"
+                self._blind([leaf], what, found.remedy, blind)
             else:
                 what = f"old parents of {found.table} cannot be traced: {reason}"
-                self._status.trouble(f"identity {found.table}", what, f"Run: {found.remedy}", blocking=False)
-        return changed
+                self._status.trouble(key, what, f"Run: {found.remedy}", blocking=False)
+        return changed, mute
 
-    def _publish(self, connection: "psycopg.Connection[Any]", leaves: Sequence[Leaf]) -> List[Leaf]:
+    def _unreadable(self, connection: "psycopg.Connection[Any]", existing: Optional[slot.SlotState]) -> Optional[str]:
+        """A sentence when the slot is older than the publication: decoding looks the publication up as of each
+        position, and finds none (faults B3)."""
+        name = self._settings.publication
+        if existing is None or rows(connection, "select from pg_publication where pubname = %s", (name,)):
+            return None
+        return f"publication {name} does not exist, so what slot {self._settings.slot} still holds cannot be read"
+
+    def _publish(
+        self, connection: "psycopg.Connection[Any]", leaves: Sequence[Leaf], blind: Dict[str, List[str]]
+    ) -> List[Leaf]:
         """Make the publication tell of every leaf; returns those that were added."""
         found = publication.coverage(connection, self._settings.publication, [leaf.relation.table for leaf in leaves])
         if not found.missing:
@@ -205,13 +277,18 @@ class PostgresCapture(Capture):
                 f"publication {self._settings.publication} does not exist and cannot be created: {reason}",
                 hint=f"Run: {found.statement}",
             )
-        self._blind(f"changes of {missing} are not published: {reason}", str(found.statement))
+        unheard = [leaf for leaf in leaves if leaf.relation.table in found.missing]
+        self._blind(unheard, f"changes of {missing} are not published: {reason}", str(found.statement), blind)
         return []
 
-    def _blind(self, what: str, remedy: str) -> None:
+    def _blind(self, leaves: Sequence[Leaf], what: str, remedy: str, blind: Dict[str, List[str]]) -> None:
+        """Raise ``BlindTable``, or note in ``blind`` what the indexes of ``leaves`` do not hear."""
         if self._settings.on_blind_table == "stop":
             raise BlindTable(what, hint=f"Run: {remedy}; or set source.on_blind_table: warn")
-        self._status.trouble(f"blind: {what}", what, f"Run: {remedy}", blocking=False)
+        for index in sorted({index for leaf in leaves for index in leaf.use.indexes}):
+            blind.setdefault(index, []).append(what)
+        tables_unheard = ", ".join(str(leaf.relation.table) for leaf in leaves)
+        self._status.trouble(f"blind {tables_unheard}", what, f"Run: {remedy}", blocking=False)
 
     def _slot(
         self,
@@ -219,11 +296,14 @@ class PostgresCapture(Capture):
         existing: Optional[slot.SlotState],
         record: Optional[Record],
         rebuild: Mapping[str, str],
+        unreadable: Optional[str],
         stop: threading.Event,
     ) -> Prepared:
         name = self._settings.slot
         recorded = record.confirmed if record is not None and record.confirmed else None
         gap = slot.describe_gap(name, existing, recorded) or self._set_back(connection, record)
+        if gap is None and unreadable is not None and recorded is not None:
+            gap = unreadable
         if gap is not None:
             if self._settings.on_gap == "stop":
                 raise Gap(gap, hint="Rebuild the indexes (on_gap: rebuild) or restore the slot", slot=name)
@@ -231,18 +311,21 @@ class PostgresCapture(Capture):
             if existing is not None:
                 slot.drop_slot(connection, name)
                 existing = None
-        if existing is not None and existing.wal_status == "lost":
+        if existing is not None and (existing.wal_status == "lost" or unreadable is not None):
             slot.drop_slot(connection, name)
             existing = None
+        failover = self._settings.failover
         if existing is None:
-            position = slot.create_slot(connection, name, stop, self._waiting)
+            position = slot.create_slot(connection, name, stop, self._waiting, failover=failover)
             self._status.clear_trouble("source transactions")
             log.info("replication slot %s created", name)
         else:
             # The record is durable wherever documents are, so what lies before it need not be streamed again.
             position = max(existing.confirmed, recorded or 0)
+            if failover:
+                slot.check_failover(connection, name)
         self._confirmed = self._received = position
-        return Prepared(position, gap=gap, rebuild=dict(rebuild))
+        return Prepared(position, gap=gap, rebuild=dict(rebuild), coverage=self._coverage)
 
     def _set_back(self, connection: "psycopg.Connection[Any]", record: Optional[Record]) -> Optional[str]:
         """A sentence when the source is behind the versions we wrote: it was restored, or failed over with loss."""
@@ -262,31 +345,38 @@ class PostgresCapture(Capture):
     def stream(self, emit: Emit, stop: threading.Event) -> None:
         """Stream until stop; a broken connection is opened again, from the last transaction handed on."""
         backoff = Backoff()
-        troubled = False
+        outage = Outage(self._status, "source stream")
 
         def works() -> None:
-            nonlocal troubled
             backoff.reset()
-            if troubled:
-                troubled = False
-                self._status.clear_trouble("source stream")
+            outage.over()
 
         while not stop.is_set():
             try:
-                self._stream_once(emit, stop, works)
+                try:
+                    self._stream_once(emit, stop, works)
+                except PublicationMissing:
+                    self._drop_unreadable()
+                    raise
             except SourceError as error:
                 if not error.transient:
                     raise
-                troubled = True
                 self._heartbeat()
-                self._status.trouble("source stream", error.message, error.hint or "", blocking=True)
                 with contextlib.suppress(Stopped):
-                    backoff.wait(stop, delay_wish(error))
+                    outage.sit_out(error, backoff, stop)
+
+    def _drop_unreadable(self) -> None:
+        """The publication was missing where the slot stands.  One that exists now was made later, and no slot gets past
+        the WAL in between: without the slot, the next look finds the gap."""
+        with contextlib.closing(connect(self._access)) as connection:
+            if rows(connection, "select from pg_publication where pubname = %s", (self._settings.publication,)):
+                slot.drop_slot(connection, self._settings.slot)
 
     def _stream_once(self, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
         stream = ReplicationStream(self._access, self._settings.slot, self._settings.publication, self._received)
         try:
             self._compare_origin(stream.origin)
+            self._compare_slot(self._received)
             self._pump(stream, emit, stop, works)
         except Stopped:
             pass
@@ -295,6 +385,17 @@ class PostgresCapture(Capture):
             raise
         # Left open: ``close`` sends the last feedback, once what was in flight is durable.
         self._stream = stream
+
+    def _compare_slot(self, start: int) -> None:
+        """Raise ``SlotMissing`` when the slot that is streamed now begins beyond ``start``.
+
+        The stream looked before it began, and a slot may be dropped and made anew in between.  Now nobody can: the
+        stream holds it.
+        """
+        with contextlib.closing(connect(self._access)) as connection:
+            found = slot.find_slot(connection, self._settings.slot)
+        if found is None or found.confirmed > start:
+            raise SlotMissing(f"replication slot {self._settings.slot} was made anew", slot=self._settings.slot)
 
     def _compare_origin(self, origin: Tuple[str, str]) -> None:
         """Raise ``SourceChanged`` when this is another server, or another history, than before: then the whole order of
@@ -427,12 +528,32 @@ class PostgresCapture(Capture):
             raise
 
     def watch(self) -> Mapping[str, str]:
-        """Keep the session alive that holds the slot's advisory lock, or take the lock again."""
+        """Keep the session alive that holds the slot's advisory lock, and see whether every change is still told.
+
+        Raises ``SourceChanged`` when somebody altered the publication, an identity or the leaves of a table: then the
+        order of birth is gone through again, which mends it or names it, and rebuilds what may have missed changes.
+        """
         try:
-            rows(self._guarded(), "select 1")
+            self._look(self._guarded())
         except SourceUnavailable:
-            rows(self._guarded(), "select 1")
+            self._look(self._guarded())
         return {}
+
+    def _look(self, connection: "psycopg.Connection[Any]") -> None:
+        with translating("watching the source"):
+            for found in list(self._locked_out):
+                with contextlib.suppress(SourceRefused):
+                    if not identity.strengthen(connection, found, threading.Event(), budget_seconds=0):
+                        continue
+                self._locked_out.remove(found)
+            coverage = self._survey(connection).coverage
+        altered = sorted(
+            table for table in {*coverage, *self._coverage} if coverage.get(table) != self._coverage.get(table)
+        )
+        if altered:
+            raise SourceChanged(
+                f"what the source tells of {', '.join(altered)} was altered", hint="It is looked at anew"
+            )
 
     def _guarded(self) -> "psycopg.Connection[Any]":
         """The session that holds the slot's advisory lock; another one is opened when it broke."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import Any, Callable, Dict, Generator, Iterator, Optional, Sequence
 
 import psycopg
 from psycopg import sql
@@ -42,6 +43,11 @@ LIVENESS: Dict[str, str] = {
     "keepalives_count": "3",
     "tcp_user_timeout": "30000",
 }
+
+#: A server that said nothing for this much longer than twice a statement's time is not there any more, although its
+#: socket is: something in between may answer for it, so that no keepalive ever fails (faults A4).  Twice, since the
+#: answers of a pipeline come together.
+SILENCE_SECONDS = 10.0
 
 #: SQLSTATE classes and codes that waiting heals.
 TRANSIENT_CLASSES = ("08", "53", "57", "40")
@@ -93,6 +99,32 @@ class SourceAccess:
             self.shutting_down.set()
 
 
+class BoundedConnection(psycopg.Connection[Any]):
+    """A connection on which no wait for the server is endless; one that got no answer is closed."""
+
+    silence_seconds = float("inf")
+
+    def wait(self, gen: Any, *args: Any, **keywords: Any) -> Any:
+        """As psycopg's, but raises ``OperationalError`` after ``silence_seconds`` without a sign of life."""
+        return super().wait(self._bounded(gen), *args, **keywords)
+
+    def _bounded(self, gen: Any) -> Generator[Any, Any, Any]:
+        """Pass ``gen`` on.  Whoever drives it says at every interval that nothing has come."""
+        until = time.monotonic() + self.silence_seconds
+        try:
+            wanted = next(gen)
+            while True:
+                ready = yield wanted
+                if ready:
+                    until = time.monotonic() + self.silence_seconds
+                elif time.monotonic() > until:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"the server did not answer within {self.silence_seconds:.0f} s")
+                wanted = gen.send(ready)
+        except StopIteration as end:
+            return end.value
+
+
 def connect(
     access: SourceAccess,
     *,
@@ -121,13 +153,14 @@ def connect(
         )
         if replication:
             keywords["replication"] = "database"
-        connection = psycopg.connect(make_conninfo("", **{**given, **keywords}), autocommit=True)
+        connection = BoundedConnection.connect(make_conninfo("", **{**given, **keywords}), autocommit=True)
     except FlussoError:
         raise
     except psycopg.Error as error:
         access.heard(error)
         raise connect_failure(error, access) from None
     access.reached.set()
+    connection.silence_seconds = 2 * access.statement_timeout_seconds + SILENCE_SECONDS
     connection.prepare_threshold = 0 if access.prepare and not replication else None
     return connection
 

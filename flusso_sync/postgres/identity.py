@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional, Sequence
 
 import psycopg
 
@@ -76,12 +76,20 @@ def _covering(relation: Relation, links: Sequence[str]) -> Optional[Index]:
     return min(fit, key=lambda index: (len(index.columns or ()), index.name), default=None)
 
 
-def strengthen(connection: "psycopg.Connection[Any]", identity: Identity, stop: threading.Event) -> bool:
+def strengthen(
+    connection: "psycopg.Connection[Any]",
+    identity: Identity,
+    stop: threading.Event,
+    *,
+    budget_seconds: Optional[float] = None,
+    waiting: Callable[[str], None] = lambda what: None,
+) -> bool:
     """Run the remedy of ``identity`` without ever waiting in a lock queue; False when the lock was not to be had.
 
-    Raises ``Stopped`` at stop and ``SourceRefused`` without the right.
+    Tries for :data:`LOCK_BUDGET_SECONDS` unless told otherwise, and once in any case; ``waiting`` is told.  Raises
+    ``Stopped`` at stop and ``SourceRefused`` without the right.
     """
-    deadline = time.monotonic() + LOCK_BUDGET_SECONDS
+    deadline = time.monotonic() + (LOCK_BUDGET_SECONDS if budget_seconds is None else budget_seconds)
     backoff = Backoff(first=0.02, most=1.0)
     quoted = table_name(identity.table)
     while True:
@@ -90,8 +98,9 @@ def strengthen(connection: "psycopg.Connection[Any]", identity: Identity, stop: 
                 connection.execute(f"LOCK TABLE ONLY {quoted} IN ACCESS EXCLUSIVE MODE NOWAIT")
                 connection.execute(str(identity.remedy))
         except psycopg.errors.LockNotAvailable:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 return False
+            waiting(f"setting the replica identity of {identity.table} waits for a moment in which nobody uses it")
             backoff.wait(stop)
         except psycopg.Error as error:
             failure: SourceError = translate(error, f"setting the replica identity of {identity.table}")

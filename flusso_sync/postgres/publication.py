@@ -7,7 +7,7 @@ mends it (settled.md section 4).
 
 from __future__ import annotations
 
-from typing import Any, Iterable, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, NamedTuple, Optional, Sequence, Set, Tuple
 
 import psycopg
 
@@ -28,6 +28,16 @@ _RESTRICTED = """
 select n.nspname::text, c.relname::text, r.prqual is not null, r.prattrs is not null
   from pg_publication_rel r join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace
  where r.prpubid = %s::oid and (r.prqual is not null or r.prattrs is not null)
+"""
+
+
+# An entry dropped and added again is another one, and so is a publication whose operations were changed.
+_TOLD = """
+select t.schemaname::text, t.tablename::text, p.xmin::text || coalesce('.' || r.oid::text, '')
+  from pg_publication p join pg_publication_tables t on t.pubname = p.pubname
+  left join (pg_publication_rel r join pg_class c on c.oid = r.prrelid join pg_namespace n on n.oid = c.relnamespace)
+         on r.prpubid = p.oid and n.nspname = t.schemaname and c.relname = t.tablename
+ where p.pubname = %s
 """
 
 
@@ -77,6 +87,11 @@ def coverage(connection: "psycopg.Connection[Any]", publication: str, needed: Se
     members: Set[Table] = {Table(schema, table) for schema, table in rows(connection, _MEMBERS, (publication,))}
     missing = tuple(table for table in needed if table not in members)
     return Coverage(True, missing, f"ALTER PUBLICATION {quoted} ADD TABLE {_list(missing)}" if missing else None)
+
+
+def told(connection: "psycopg.Connection[Any]", publication: str) -> Dict[Table, str]:
+    """Every table the publication tells of, with a mark that changes when it was altered for that table."""
+    return {Table(schema, name): mark for schema, name, mark in rows(connection, _TOLD, (publication,))}
 
 
 def extend(connection: "psycopg.Connection[Any]", found: Coverage) -> None:

@@ -15,7 +15,7 @@ from typing import List, NamedTuple, Tuple, Union
 import psycopg
 from psycopg import pq
 
-from flusso_sync.errors import SlotInUse, SlotLost, SlotMissing, SourceError, SourceUnavailable
+from flusso_sync.errors import PublicationMissing, SlotInUse, SlotLost, SlotMissing, SourceError, SourceUnavailable
 from flusso_sync.postgres.connection import SourceAccess, connect
 from flusso_sync.postgres.quoting import identifier
 
@@ -24,6 +24,9 @@ POSTGRES_EPOCH_SECONDS = 946_684_800
 
 #: Under TLS a message may be here already although the socket is silent, so nobody waits longer than this.
 TLS_WAIT_SECONDS = 0.05
+
+#: A command of the replication protocol is answered at once, except that a slot in use may be waited for a little.
+ANSWER_SECONDS = 30.0
 
 _wal_data = struct.Struct(">QQq").unpack_from
 _keepalive = struct.Struct(">QqB").unpack_from
@@ -81,10 +84,7 @@ class ReplicationStream:
         self._check_continuity(start)
         options = f"proto_version '1', publication_names {quote_option(identifier(publication))}"
         command = f"START_REPLICATION SLOT {identifier(self._slot)} LOGICAL {format_lsn(start)} ({options})"
-        try:
-            result = self._pg.exec_(command.encode())
-        except psycopg.Error as error:
-            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+        result = self._run(command)
         if result.status != pq.ExecStatus.COPY_BOTH:
             raise self._refusal(result)
 
@@ -107,16 +107,34 @@ class ReplicationStream:
 
     def _ask(self, query: str) -> List[List[str]]:
         """Rows of texts; a null is an empty text."""
-        try:
-            result = self._pg.exec_(query.encode())
-        except psycopg.Error as error:
-            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+        result = self._run(query)
         if result.status != pq.ExecStatus.TUPLES_OK:
             raise self._refusal(result)
         return [
             [(result.get_value(row, column) or b"").decode() for column in range(result.nfields)]
             for row in range(result.ntuples)
         ]
+
+    def _run(self, command: str) -> "pq.abc.PGresult":
+        """Carry out one command of the replication protocol; libpq's own way of doing so waits for ever."""
+        deadline = time.monotonic() + ANSWER_SECONDS
+        try:
+            self._pg.send_query(command.encode())
+            self._pg.flush()
+            while self._pg.is_busy():
+                if time.monotonic() > deadline:
+                    raise SourceUnavailable(f"the server did not answer {command.split()[0]} in {ANSWER_SECONDS:.0f} s")
+                self.wait(0.1)
+            result = self._pg.get_result()
+            # Of a query, the end is a result of its own; after START_REPLICATION there is none until the stream ends.
+            while result is not None and result.status != pq.ExecStatus.COPY_BOTH:
+                if self._pg.get_result() is None:
+                    break
+        except psycopg.Error as error:
+            raise SourceUnavailable(f"the replication connection broke: {error}") from error
+        if result is None:
+            raise SourceUnavailable("the server ended the replication connection")
+        return result
 
     def _refusal(self, result: "pq.abc.PGresult") -> SourceError:
         state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
@@ -127,6 +145,8 @@ class ReplicationStream:
             return SlotInUse(text, slot=self._slot, hint="The other process is waited for; end it if it is not wanted")
         if state == "42704" and "replication slot" in text:
             return SlotMissing(text, slot=self._slot)
+        if state == "42704" and "publication" in text:
+            return PublicationMissing(f"the stream cannot go on: {text}", slot=self._slot)
         detail = (result.error_field(pq.DiagnosticField.MESSAGE_DETAIL) or b"").decode("utf-8", "replace")
         # Servers word it differently: "cannot read from", "can no longer get changes from", "can no longer access".
         if state == "55000" and ("invalidated" in text + detail or "can no longer" in text):

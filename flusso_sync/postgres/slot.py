@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Any, Callable, NamedTuple, Optional
 
@@ -10,7 +11,10 @@ import psycopg
 from flusso_sync.backoff import Stopped
 from flusso_sync.errors import SlotInUse, SourceRefused, SourceUnavailable
 from flusso_sync.postgres.connection import cancelled_by, rows, translate
+from flusso_sync.postgres.quoting import identifier
 from flusso_sync.postgres.replication import format_lsn, parse_lsn
+
+log = logging.getLogger(__name__)
 
 #: One attempt at creating a slot; it waits for every open writing transaction.
 CREATE_ATTEMPT_MILLISECONDS = 5000
@@ -25,7 +29,7 @@ select s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_
 """
 
 _WRITERS = """
-select who, coalesce(extract(epoch from now() - since), 0)::int8, name
+select who, extract(epoch from now() - since)::int8, name
   from (select 'pid ' || pid, xact_start, coalesce(nullif(application_name, ''), 'unnamed')
                || case when datname = current_database() then '' else ' in database ' || datname end
           from pg_stat_activity where backend_xid is not null and pid <> pg_backend_pid()
@@ -68,16 +72,24 @@ def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[Slot
 def _writers(connection: "psycopg.Connection[Any]") -> str:
     """Who holds us up.  Whoever writes in another database of the server does too."""
     found = rows(connection, _WRITERS)
-    return "; ".join(f"{who}, open for {age} s, {name}" for who, age, name in found) or "just ended"
+    # When a transaction of another role began is hidden without the right to read it (pg_read_all_stats).
+    told = [(who, "open" if age is None else f"open for {age} s", name) for who, age, name in found]
+    return "; ".join(", ".join(each) for each in told) or "just ended"
 
 
 def create_slot(
-    connection: "psycopg.Connection[Any]", slot: str, stop: threading.Event, waiting: Callable[[str], None]
+    connection: "psycopg.Connection[Any]",
+    slot: str,
+    stop: threading.Event,
+    waiting: Callable[[str], None],
+    *,
+    failover: bool = False,
 ) -> int:
-    """Create the slot and return the position it starts from.
+    """Create the slot and return the position it starts from; ``failover``: a standby may take it over (17 and later).
 
     Waits for every open writing transaction to end; ``waiting`` is told whom for.  Raises ``Stopped`` soon after stop.
     """
+    more = ", failover => true" if failover else ""
     while not stop.is_set():
         try:
             with connection.transaction(), cancelled_by(connection, stop):
@@ -86,7 +98,7 @@ def create_slot(
                 connection.execute("SET LOCAL lock_timeout = 0")
                 connection.execute(f"SET LOCAL statement_timeout = {CREATE_ATTEMPT_MILLISECONDS}")
                 row = connection.execute(
-                    "select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput')", (slot,)
+                    f"select lsn::text from pg_create_logical_replication_slot(%s, 'pgoutput'{more})", (slot,)
                 ).fetchone()
         except psycopg.errors.QueryCanceled:
             if stop.is_set():
@@ -135,11 +147,16 @@ def wait_for_older(
             raise Stopped
 
 
-def check_server(connection: "psycopg.Connection[Any]") -> None:
-    """Raise ``SourceRefused`` unless this server can stream logical changes to this role."""
+def check_server(connection: "psycopg.Connection[Any]", *, failover: bool = False) -> None:
+    """Raise ``SourceRefused`` unless this server can stream logical changes to this role, and has what is asked for."""
     version = connection.info.server_version
     if version < 140000:
         raise SourceRefused(f"Postgres {version // 10000} is too old; 14 or newer is needed")
+    if failover and version < 170000:
+        raise SourceRefused(
+            f"Postgres {version // 10000} has no failover slots; 17 or newer is needed",
+            hint="Remove source.failover_slot",
+        )
     level, replicates, role = rows(
         connection,
         "select current_setting('wal_level'),"
@@ -169,6 +186,18 @@ def describe_gap(slot: str, state: Optional[SlotState], recorded: Optional[int])
             " changes in between are lost"
         )
     return None
+
+
+def check_failover(connection: "psycopg.Connection[Any]", slot: str) -> None:
+    """Name a slot that was made without ``failover_slot`` and so stays behind when a standby is promoted."""
+    (failover,) = rows(connection, "select failover from pg_replication_slots where slot_name = %s", (slot,))[0]
+    if not failover:
+        log.warning(
+            "slot %s was created without failover, so no standby has it; over a replication connection, while this"
+            " daemon is stopped, run: ALTER_REPLICATION_SLOT %s (FAILOVER true)",
+            slot,
+            identifier(slot),
+        )
 
 
 def drop_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:

@@ -193,6 +193,7 @@ class OpenSearchSink(Sink):
             version=stored_int(source, "version"),
             timeline=stored_int(source, "timeline"),
             slot=str(source.get("slot") or ""),
+            coverage=dict(source.get("coverage") or {}),
         )
         return self._record
 
@@ -209,6 +210,7 @@ class OpenSearchSink(Sink):
                 "version": str(record.version),
                 "timeline": str(record.timeline),
                 "slot": record.slot,
+                "coverage": dict(record.coverage),
             },
         )
 
