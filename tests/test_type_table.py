@@ -889,8 +889,8 @@ class Servers(NamedTuple):
     node: Prefix
     folder: Path
 
-    def run(self, cases: Sequence[Case]) -> Dict[str, Outcome]:
-        """All cells of ``cases``, from rows to searches."""
+    def run(self, cases: Sequence[Case], **shaping: Any) -> Dict[str, Outcome]:
+        """All cells of ``cases``, from rows to searches; ``shaping``: settings of the sink."""
         paths = {case.name: case.write(self.folder) for case in cases}
         with self.database.connect(autocommit=True) as connection:
             for case in cases:
@@ -900,9 +900,10 @@ class Servers(NamedTuple):
         documents = PostgresDocuments(
             SourceAccess(lambda: self.database.conninfo, address="here"), DocumentSettings(max_document_bytes=5_000_000)
         )
-        sink = OpenSearchSink(
-            "search", OpenSearchSettings(self.node.url, prefix=self.node.prefix, number_of_replicas=0, timeout_secs=60)
+        settings = OpenSearchSettings(
+            self.node.url, prefix=self.node.prefix, number_of_replicas=0, timeout_secs=60, **shaping
         )
+        sink = OpenSearchSink("search", settings)
         try:
             documents.open(plans, threading.Event())
             sink.open(ME)
@@ -1082,25 +1083,45 @@ INSERT INTO comments VALUES (1, 'a', 'ann', 1), (2, 'a', 'bob', 5), (3, 'b', 'an
 """
 
 
-def test_subfields_analyzers_options_objects_and_nested_rows_are_searched(servers: Servers) -> None:
-    case = Case("articles")
-    case.fields = SEARCHED["fields"]  # type: ignore[assignment]
-    case.cells = {id: Cell("", "", "", "id", _finder("id", by_term)) for id in "abcdef"}
-    case.load = lambda connection: connection.execute(_ARTICLES)  # type: ignore[method-assign,assignment]
-    assert not servers.run([case])["articles"].wrong
+def match(field: str, words: str) -> Query:
+    return {"match": {field: {"query": words, "operator": "and"}}}
 
-    def found(query: Query) -> str:
-        body = {"query": query, "sort": ["id"]}
-        hits = servers.node.call("POST", "/{p}articles/_search", body)["hits"]["hits"]
+
+def term(field: str, value: Json) -> Query:
+    return {"term": {field: value}}
+
+
+def nested(path: str, *queries: Query) -> Query:
+    return {"nested": {"path": path, "query": {"bool": {"must": list(queries)}}}}
+
+
+class Library:
+    """An index with one letter per document, asked by hand."""
+
+    def __init__(self, servers: Servers, name: str, fields: List[Dict[str, Json]], sql: str, ids: str) -> None:
+        self._servers = servers
+        self._name = name
+        self.case = Case(name)
+        self.case.fields = fields
+        self.case.cells = {id: Cell("", "", "", "id", _finder("id", by_term)) for id in ids}
+        self.case.load = lambda connection: connection.execute(sql.encode())  # type: ignore[method-assign,assignment]
+
+    def built(self, **shaping: Any) -> Library:
+        assert not self._servers.run([self.case], **shaping)[self._name].wrong
+        return self
+
+    def found(self, query: Query, *sort: Json) -> str:
+        body = {"query": query, "sort": list(sort) or ["id"], "size": 100}
+        hits = self._servers.node.call("POST", f"/{{p}}{self._name}/_search", body)["hits"]["hits"]
         return "".join(hit["_id"] for hit in hits)
 
-    def match(field: str, words: str) -> Query:
-        return {"match": {field: {"query": words, "operator": "and"}}}
+    def check(self, expected: Sequence[Tuple[Query, str]]) -> None:
+        assert [(query, self.found(query)) for query, _ in expected] == list(expected)
 
-    def term(field: str, value: Json) -> Query:
-        return {"term": {field: value}}
 
-    nested = [term("comments.author", "ann"), term("comments.stars", 5)]
+def test_subfields_analyzers_options_objects_and_nested_rows_are_searched(servers: Servers) -> None:
+    fields: List[Dict[str, Json]] = SEARCHED["fields"]  # type: ignore[assignment]
+    library = Library(servers, "articles", fields, _ARTICLES, "abcdef").built()
     expected: List[Tuple[Query, str]] = [
         # Texts: folded, unless an option names another analyzer.
         (match("title", "creme brulee"), "a"),
@@ -1132,17 +1153,159 @@ def test_subfields_analyzers_options_objects_and_nested_rows_are_searched(server
         (term("flat", "Red"), "a"),
         ({"range": {"at": {"gte": "2024-01-02T01:04:00Z", "lt": "2024-01-02T01:05:00Z"}}}, "a"),
         # Two conditions on one related row, not on any two.
-        ({"nested": {"path": "comments", "query": {"bool": {"must": nested}}}}, "b"),
+        (nested("comments", term("comments.author", "ann"), term("comments.stars", 5)), "b"),
         (term("last.author", "bob"), "a"),
         (term("kind.of", "article"), "abcdef"),
         (term("kind.rank", 2.5), "abcdef"),
         (term("commented", 2), "a"),
     ]
-    assert [(query, found(query)) for query, _ in expected] == expected
-    body = {"sort": ["state.sort", "id"]}
-    ranked = servers.node.call("POST", "/{p}articles/_search", body)["hits"]["hits"]
+    library.check(expected)
     # By the order of the variants, and what is none of them after.
-    assert "".join(hit["_id"] for hit in ranked) == "bcaefd"
+    assert library.found({"match_all": {}}, "state.sort", "id") == "bcaefd"
+
+
+PLACES_FIELDS: List[Dict[str, Json]] = [
+    {"keyword": "id", "required": True},
+    {"geo": "at", "lat": "lat", "lon": "lon", "required": False},
+    {"geo": "area", "required": False},
+    {"map": "names", "values": "text", "required": False},
+    {"map": "seats", "values": "long", "required": False},
+    {"map": "opened", "values": "date", "required": False},
+    {"map": "codes", "values": "keyword", "required": False},
+    {
+        "many_to_many": "owners",
+        "table": "owners",
+        "through": {"table": "owned", "left_key": "place", "right_key": "owner"},
+        "fields": [
+            {"text": "name", "required": True},
+            {"geo": "home", "required": False},
+            {"map": "labels", "values": "keyword", "required": False},
+            {
+                "has_many": "grades",
+                "table": "grades",
+                "foreign_key": "owner",
+                "fields": [
+                    {"enum": "grade", "required": True, "variants": ["low", "below", "high"]},
+                    {"decimal": "points", "required": True},
+                ],
+            },
+        ],
+    },
+    {
+        "ids": "ownerIds",
+        "table": "owners",
+        "element_type": "integer",
+        "through": {"table": "owned", "left_key": "place", "right_key": "owner"},
+    },
+    {
+        "avg": "size",
+        "table": "owners",
+        "column": "size",
+        "through": {"table": "owned", "left_key": "place", "right_key": "owner"},
+    },
+]
+
+_PLACES = """
+CREATE TABLE places (
+    id text PRIMARY KEY, lat numeric, lon real, area jsonb, names jsonb, seats json, opened jsonb, codes jsonb
+);
+CREATE TABLE owners (id int PRIMARY KEY, name text, home text, labels jsonb, size int);
+CREATE TABLE owned (place text, owner int, PRIMARY KEY (place, owner));
+CREATE TABLE grades (id int PRIMARY KEY, owner int, grade text, points numeric);
+INSERT INTO places VALUES
+    ('a', 48.8583, 2.2945, '[{"lat": 1, "lon": 2}, {"lat": 60, "lon": 25}]', '{"en": "Eiffel Tower", "fr": "La Tour"}',
+     '{"inside": 12, "outside": [3, 400]}', '{"first": "1889-03-31"}', '{"x": "A-1", "y.z": "B"}'),
+    ('b', 51.5007, -0.1246, '{"lat": 59, "lon": 24}', '{"en": "Big Ben", "de": "Glocke des Turms"}',
+     '{"inside": 4}', '{"first": "1859-05-31", "last": "+10000-01-01"}', '{"x": "a-1"}'),
+    ('c', -17.7134, 178.065, '"-17.7,-178"', '{"fr": "Tower"}', '{}', NULL, '{"y": {"z": "B"}}'),
+    ('d', NULL, 1, NULL, NULL, NULL, '{"first": "-0043-03-15"}', NULL);
+INSERT INTO owners VALUES
+    (1, 'Ann Öz', '48,2', '{"k": "v"}', 2), (2, 'Bob', '51,0', NULL, 5), (3, 'Cy', NULL, '{"k": "w"}', 0);
+INSERT INTO owned VALUES ('a', 1), ('a', 2), ('b', 2), ('c', 3), ('c', 9);
+INSERT INTO grades VALUES (1, 1, 'high', 1.5), (2, 1, 'low', 9.5), (3, 2, 'below', 9.5), (4, 3, 'beyond', 3);
+"""
+
+
+def test_places_maps_and_rows_inside_rows_are_searched(servers: Servers) -> None:
+    library = Library(servers, "places", PLACES_FIELDS, _PLACES, "abcd").built()
+
+    def distance(field: str, far: str, lat: float, lon: float) -> Query:
+        return {"geo_distance": {"distance": far, field: {"lat": lat, "lon": lon}}}
+
+    def box(field: str, top: float, left: float, bottom: float, right: float) -> Query:
+        corners = {"top_left": {"lat": top, "lon": left}, "bottom_right": {"lat": bottom, "lon": right}}
+        return {"geo_bounding_box": {field: corners}}
+
+    def between(field: str, **limits: Json) -> Query:
+        return {"range": {field: limits}}
+
+    inner = "owners.grades"
+    expected: List[Tuple[Query, str]] = [
+        (distance("at", "1km", 48.8584, 2.2945), "a"),
+        (distance("at", "400km", 48.8584, 2.2945), "ab"),
+        (distance("at", "100km", -17.7, -179.0), ""),
+        (box("at", 52, -1, 48, 3), "ab"),
+        # Over the antimeridian.
+        (box("at", 0, 170, -20, -170), "c"),
+        (box("area", 61, 23, 58, 26), "ab"),
+        (box("area", 0, 170, -20, -170), "c"),
+        ({"exists": {"field": "at"}}, "abc"),
+        # Maps: each key is a field of its kind.
+        (match("names.en", "tower"), "a"),
+        (match("names.fr", "TOWER"), "c"),
+        ({"multi_match": {"query": "tower", "fields": ["names.*"]}}, "ac"),
+        (term("names.en.keyword", "Big Ben"), "b"),
+        (between("seats.inside", gte=4, lt=12), "b"),
+        (term("seats.outside", 400), "a"),
+        (between("opened.first", gte="1859-01-01", lte="1859-12-31"), "b"),
+        (between("opened.first", lt="0001-01-01"), "d"),
+        (between("opened.last", gt="9999-12-31"), "b"),
+        (term("codes.x", "A-1"), "a"),
+        (term("codes.x.keyword_lowercase", "A-1"), "ab"),
+        (term("codes.y.z", "B"), "ac"),
+        ({"exists": {"field": "codes.x"}}, "ab"),
+        # Rows of rows, each by itself.
+        (nested("owners", match("owners.name", "oz")), "a"),
+        (nested("owners", distance("owners.home", "10km", 51, 0)), "ab"),
+        (nested("owners", term("owners.labels.k", "w")), "c"),
+        (nested("owners", nested(inner, term(f"{inner}.grade", "high"), term(f"{inner}.points", 9.5))), ""),
+        (nested("owners", nested(inner, term(f"{inner}.grade", "below"), term(f"{inner}.points", 9.5))), "ab"),
+        (nested("owners", match("owners.name", "bob"), nested(inner, term(f"{inner}.grade", "low"))), ""),
+        (term("ownerIds", 2), "ab"),
+        (term("ownerIds", 9), "c"),
+        (term("size", 3.5), "a"),
+    ]
+    library.check(expected)
+    everything: Query = {"match_all": {}}
+    by_distance = {"_geo_distance": {"at": {"lat": 51, "lon": 0}, "order": "asc", "unit": "km"}}
+    assert library.found(everything, by_distance, "id") == "bacd"
+    path = {"path": "owners", "nested": {"path": inner}}
+    worst = {f"{inner}.grade.sort": {"order": "asc", "mode": "min", "nested": path}}
+    # Rank by rank: low, below, and what is no variant; a place without owners last.
+    assert library.found(everything, worst, "id") == "abcd"
+
+
+def test_without_automatic_subfields_only_what_was_asked_for_is_searched(servers: Servers) -> None:
+    fields: List[Dict[str, Json]] = SEARCHED["fields"]  # type: ignore[assignment]
+    own = {"text": "own", "column": "title", "required": True, "options": {"fields": {"raw": {"type": "keyword"}}}}
+    library = Library(servers, "articles", [*fields, own], _ARTICLES, "abcdef").built(auto_subfields=False)
+    expected: List[Tuple[Query, str]] = [
+        # OpenSearch's own analyzer folds no accents; an identifier keeps ours.
+        (match("title", "creme"), ""),
+        (match("title", "crème"), "a"),
+        (match("english", "run"), "a"),
+        (match("sku", "ab1234xy"), "a"),
+        (match("sku", "ab"), "ac"),
+        (term("title.keyword", "The cat ran home"), ""),
+        (term("own.raw", "The cat ran home"), "b"),
+        (term("state", "in review"), "c"),
+        (match("state.text", "review"), ""),
+        (term("state.keyword_lowercase", "live"), ""),
+        (nested("comments", term("comments.author", "ann")), "ab"),
+        (term("dynamic.size.w", 7), "a"),
+    ]
+    library.check(expected)
+    assert library.found({"match_all": {}}, "state.sort", "id") == "bcaefd"
 
 
 def test_deep_arrays_have_room_only_where_no_document_can_deepen_the_mapping() -> None:
