@@ -220,7 +220,8 @@ class Pointer(NamedTuple):
 
 class Table(NamedTuple):
     """``unique``: a column that is UNIQUE NOT NULL beside the key; ``partitions``: how the table is cut, if at all;
-    ``beside``: the other database schema, where an inner partition's leaf lies."""
+    ``beside``: the other database schema, where an inner partition's leaf lies; ``generated``: columns that copy
+    others, which the stream never has."""
 
     namespace: str
     beside: str
@@ -230,6 +231,7 @@ class Table(NamedTuple):
     unique: Optional[str]
     pointers: Tuple[Pointer, ...]
     partitions: str
+    generated: Dict[str, str]
     rows: Tuple[Tuple[Text, ...], ...]
 
     @property
@@ -238,7 +240,9 @@ class Table(NamedTuple):
 
     def ddl(self) -> List[str]:
         required = {*self.key, self.unique}
-        parts = [f"{quoted(n)} {f.sql}{' NOT NULL' if n in required else ''}" for n, f in self.columns.items()]
+        more = {name: " NOT NULL" for name in required}
+        more.update((n, f" GENERATED ALWAYS AS ({quoted(source)}) STORED") for n, source in self.generated.items())
+        parts = [f"{quoted(name)} {flavour.sql}{more.get(name, '')}" for name, flavour in self.columns.items()]
         parts.append(f"PRIMARY KEY ({', '.join(map(quoted, self.key))})")
         if self.unique is not None:
             parts.append(f"UNIQUE ({quoted(self.unique)})")
@@ -261,9 +265,11 @@ class Table(NamedTuple):
         return made
 
     def insert(self, row: Sequence[Text]) -> Tuple[str, List[Text]]:
-        values = [f"${place}::text::{_cast(f)}" for place, f in enumerate(self.columns.values(), 1)]
-        names = ", ".join(map(quoted, self.columns))
-        return f"INSERT INTO {self.sql} ({names}) VALUES ({', '.join(values)}) ON CONFLICT DO NOTHING", list(row)
+        given = {name: value for name, value in zip(self.columns, row) if name not in self.generated}
+        values = [f"${place}::text::{_cast(self.columns[name])}" for place, name in enumerate(given, 1)]
+        names = ", ".join(map(quoted, given))
+        statement = f"INSERT INTO {self.sql} ({names}) VALUES ({', '.join(values)}) ON CONFLICT DO NOTHING"
+        return statement, list(given.values())
 
 
 def _cast(flavour: Flavour) -> str:
@@ -326,7 +332,9 @@ def worlds(draw: Draw, place: int = 0, most_tables: int = 4, most_rows: int = 6)
         parts = draw(st.lists(st.sampled_from(_COLUMN_NAMES), min_size=1, max_size=2, unique=True))
         key = {column: draw(st.sampled_from(KEYS)) for column in parts}
         pools = [st.sampled_from(flavour.pool) for flavour in key.values()]
-        keys = draw(st.lists(st.tuples(*pools), min_size=draw(st.integers(0, 2)), max_size=most_rows, unique=True))
+        # Few enough for every pool, two of which have but two values.
+        least = draw(st.sampled_from([0, 2, 2])) * len(parts)
+        keys = draw(st.lists(st.tuples(*pools), min_size=least, max_size=most_rows, unique=True))
         shapes.append(_Shape(namespace, name, key, keys))
     tables = tuple(_table(draw, place, number, shapes) for number in range(count))
     author = Author(draw, tables)
@@ -347,7 +355,9 @@ def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Tab
         unique = free.pop(0)
         columns[unique] = draw(st.sampled_from(KEYS))
     pointers: List[Pointer] = []
-    for target in draw(st.lists(st.integers(0, len(shapes) - 1), max_size=2)):
+    generated: Dict[str, str] = {}
+    targets = st.lists(st.integers(0, len(shapes) - 1), min_size=draw(st.integers(0, 1)), max_size=2)
+    for target in draw(targets):
         names = []
         for flavour in shapes[target].key.values():
             # A part of the own key may be the pointer's, as in a junction.
@@ -359,15 +369,18 @@ def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Tab
             columns[name] = _alike(draw, flavour)
             names.append(name)
         pointers.append(Pointer(tuple(names), target, tuple(shapes[target].key)))
+    if draw(st.integers(0, 3)) == 3:
+        # No pointer: nobody can say where the copy in a row that is gone pointed.
+        copy, source = free.pop(0), draw(st.sampled_from(list(columns)))
+        columns[copy], generated[copy] = columns[source], source
     for _ in range(draw(st.integers(0, 4))):
         columns[free.pop(draw(st.integers(0, min(3, len(free) - 1))))] = draw(st.sampled_from(OTHERS + KEYS))
     rows = tuple(
         tuple(_row(draw, shapes, key, columns, unique, pointers).values()) for key in shape.keys
     )  # fmt: skip
     (beside,) = [name for name in namespaces(place) if name != shape.namespace]
-    return Table(
-        shape.namespace, beside, shape.name, columns, tuple(shape.key), unique, tuple(pointers), partitions, rows
-    )
+    key, pointing = tuple(shape.key), tuple(pointers)
+    return Table(shape.namespace, beside, shape.name, columns, key, unique, pointing, partitions, generated, rows)
 
 
 def _alike(draw: Draw, flavour: Flavour) -> Flavour:
@@ -423,7 +436,9 @@ def _statement(draw: Draw, tables: Sequence[Table], shapes: Sequence[_Shape]) ->
         row = _row(draw, shapes, key, table.columns, table.unique, table.pointers)
         statement, parameters = table.insert(list(row.values()))
         if kind == "replace":
-            updated = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in row if n not in table.key)
+            updated = ", ".join(
+                f"{quoted(n)} = excluded.{quoted(n)}" for n in row if n not in {*table.key, *table.generated}
+            )
             conflict = f"ON CONFLICT ({', '.join(map(quoted, table.key))}) DO UPDATE SET {updated}"
             statement = statement.replace("ON CONFLICT DO NOTHING", conflict if updated else "ON CONFLICT DO NOTHING")
         return statement, parameters
@@ -439,6 +454,8 @@ def _statement(draw: Draw, tables: Sequence[Table], shapes: Sequence[_Shape]) ->
         values = _row(draw, shapes, key, table.columns, table.unique, table.pointers)
         chosen = draw(st.lists(st.sampled_from(list(values)), min_size=1, max_size=3, unique=True))
         values = {name: values[name] for name in chosen}
+    # A copy follows by itself.
+    values = {name: value for name, value in values.items() if name not in table.generated} or dict(zip(table.key, key))
     if kind == "all":
         where, parameters = ["true"], []
     first = len(parameters) + 1
@@ -491,13 +508,18 @@ class Author:
     def _columns(self, names: Names) -> Any:
         return quoted(names[0]) if len(names) == 1 and self._some() else [quoted(name) for name in names]
 
+    def _literal(self, flavour: Flavour) -> str:
+        """A value that stands in a YAML file as it is: JSON leaves DEL and the like unescaped."""
+        fitting = [v for v in flavour.pool if len(v) < LONGEST_VALUE and all(c.isprintable() or c < " " for c in v)]
+        return str(self._one(fitting))
+
     # -- fields ---------------------------------------------------------------------------------------
 
     def _fields(self, table: Table, depth: int) -> List[Node]:
         fields: List[Node] = []
         for _ in range(self._draw(st.integers(1, 4 if depth == self.DEPTH else 2))):
             fields.append(self._plain(table))
-        for _ in range(self._draw(st.integers(0, 2)) if depth else 0):
+        for _ in range(self._draw(st.integers(0, 3 if depth == self.DEPTH else 2)) if depth else 0):
             found = self._relation(table, depth)
             if found is not None:
                 fields.append(found)
@@ -529,7 +551,7 @@ class Author:
             if flavour.texts and self._some():
                 found["transforms"] = self._one([["trim"], ["lowercase"], ["trim", "lowercase"], ["lowercase", "trim"]])
         if self._some() and "money" not in flavour.sql:
-            found["default"] = self._one(flavour.pool)
+            found["default"] = self._literal(flavour)
         return found
 
     def _geo(self, table: Table) -> Optional[Node]:
@@ -623,7 +645,7 @@ class Author:
             key = f"{alias}{quoted(table.key[0])}::text"
             return {"raw": f"{alias}{quoted(name)} IS NOT NULL OR {key} < 'b' /* %s; ' */ -- so"}
         op = self._one(["eq", "neq", "lt", "lte", "gt", "gte", "in", "not_in", "between", "like", "ilike"])
-        first, second = self._one(flavour.pool), self._one(flavour.pool)
+        first, second = self._literal(flavour), self._literal(flavour)
         if op in ("in", "not_in", "between"):
             return {"column": quoted(name), "op": op, "value": [first, second]}
         if op not in ("like", "ilike"):

@@ -1,8 +1,9 @@
 """Schemas, rows and changes made up by Hypothesis, built by the daemon, equal to the oracle (promise 9).
 
-Every example is a database of its own with one to three schema files, a daemon over a real Postgres with the sink in
-memory, and some transactions while it is live.  ``FLUSSO_EXAMPLES=2000`` asks for as many; a failure is shrunk and
-prints its whole script, and ``@reproduce_failure`` with which to see it again.
+A world is a few tables with rows, one to three schema files over them, and transactions to come; every example is some
+worlds under one daemon, over a real Postgres with the sink in memory.  ``FLUSSO_EXAMPLES=5000`` asks for that many,
+``FLUSSO_LONG=1`` for 2,000.  A failure is shrunk for some minutes, then printed as SQL and schema files, with the
+``@reproduce_failure`` that shows it again; ``FLUSSO_SHRINK=0`` prints what was found as it is.
 """
 
 from __future__ import annotations
@@ -112,13 +113,15 @@ def bench(database: Database, tmp_path: Path) -> Bench:
 
 @pytest.mark.slow
 def test_what_hypothesis_makes_up_is_built_and_kept_equal_to_the_oracle(bench: Bench) -> None:
-    phases = [phase for phase in Phase if not os.environ.get("NOSHRINK") or phase in (Phase.explicit, Phase.generate)]
+    phases = {Phase.explicit, Phase.reuse, Phase.generate}
+    if os.environ.get("FLUSSO_SHRINK") != "0":
+        phases.add(Phase.shrink)
 
     @settings(
         max_examples=-(-EXAMPLES // TOGETHER),
         deadline=None,
         print_blob=True,
-        phases=phases,
+        phases=tuple(phases),
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
     )
     @given(st.tuples(*(worlds(place) for place in range(TOGETHER))))
