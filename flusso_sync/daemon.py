@@ -270,6 +270,8 @@ class RunningDaemon:
             lag_poll_seconds=LAG_POLL_SECONDS if options.lag_poll_interval is None else options.lag_poll_interval,
             skip_backfill=bool(options.skip_backfill),
             adopt=options.adopt,
+            max_rows_per_second=config.backfill.max_rows_per_second,
+            max_lag_bytes=config.backfill.max_lag_bytes,
         )
 
     def stop(self, timeout: float = 10.0) -> bool:

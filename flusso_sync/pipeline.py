@@ -10,17 +10,19 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.engine import Engine
+from flusso_sync.engine.frontier import furthest_behind
 from flusso_sync.engine.ledger import Entry, Ledger
+from flusso_sync.engine.pace import Pace
 from flusso_sync.engine.policies import FailurePolicies
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
 from flusso_sync.engine.writer import SinkWriter
-from flusso_sync.errors import FlussoError
+from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Sink
@@ -61,6 +63,20 @@ class PipelineOptions:
     lag_poll_seconds: float
     skip_backfill: bool
     adopt: bool = False
+    max_rows_per_second: Optional[int] = None
+    max_lag_bytes: Optional[int] = None
+
+
+class _Found(NamedTuple):
+    """What the sinks have of the indexes.
+
+    ``missing``: index -> the sinks that lack it; ``readable``: indexes that readers find at every sink; ``progress``:
+    index -> how far an earlier life came with its build.
+    """
+
+    missing: Dict[str, List[str]]
+    readable: Set[str]
+    progress: Dict[str, Mapping[str, Any]]
 
 
 class Pipeline:
@@ -163,7 +179,8 @@ class Pipeline:
         self._recorded = prepared.position
         self._coverage = prepared.coverage
         status.set_confirmed(prepared.position)
-        missing = self._ensure(stateful or self._sinks, stop)
+        found = self._ensure(stateful or self._sinks, stop)
+        missing = found.missing
         every = {plan.name: list(self._sinks) for plan in self._plans}
         rebuild: Dict[str, str] = {**self._wanted_rebuilds, **prepared.rebuild}
         if prepared.gap is not None:
@@ -181,15 +198,16 @@ class Pipeline:
                 if missing.get(plan.name):
                     status.set_index_state(plan.name, IndexState.SKIPPED)
             missing = {}
-        # Without a record nothing was ever built: then there is nothing to rebuild either.
-        self._first_builds = {name for name in missing if name not in rebuild or record is None}
+        # What was built before a gap, a TRUNCATE or the like is not gone on with.
+        progress = {name: one for name, one in found.progress.items() if name in missing and name not in rebuild}
         builds = {name: "it is not complete yet" for name in missing}
         builds.update((name, reason) for name, reason in rebuild.items() if name in every)
+        self._first_builds = {name for name in builds if name not in found.readable}
         for plan in self._plans:
             if plan.name not in builds and status.index_state(plan.name) is not IndexState.SKIPPED:
                 status.set_index_state(plan.name, IndexState.SEEDED)
         # A rebuild concerns every sink, also where only one of them lacks the index.
-        self._begin(builds, {**missing, **{name: list(self._sinks) for name in rebuild}}, stop)
+        self._begin(builds, {**missing, **{name: list(self._sinks) for name in rebuild}}, stop, progress)
         self._wanted_rebuilds.clear()
         self._opened.set()
         if prepared.gap is not None or record is None:
@@ -198,9 +216,11 @@ class Pipeline:
             self._write_record(prepared.position, stop)
         self._capture.confirm(prepared.position)
 
-    def _ensure(self, voters: Mapping[str, Sink], stop: threading.Event) -> Dict[str, List[str]]:
-        """Index -> the sinks that lack it.  Sinks without a vote receive what is written to the others."""
+    def _ensure(self, voters: Mapping[str, Sink], stop: threading.Event) -> "_Found":
+        """Ask every sink what it has.  Sinks without a vote receive what is written to the others."""
         missing: Dict[str, List[str]] = {}
+        unreadable: Set[str] = set()
+        progress: Dict[str, List[Optional[Mapping[str, Any]]]] = {}
         for name, sink in self._sinks.items():
             reports = wait_out(
                 lambda s=sink: s.ensure(self._plans, skip_build=self._options.skip_backfill),  # type: ignore[misc]
@@ -212,8 +232,16 @@ class Pipeline:
                 self._status.set_index_state(report.index, IndexState.PENDING, generation=report.generation or None)
                 if not report.seeded and name in voters:
                     missing.setdefault(report.index, []).append(name)
+                    progress.setdefault(report.index, []).append(report.progress)
+                if not (report.seeded or report.readable) and name in voters:
+                    unreadable.add(report.index)
         silent = [name for name in self._sinks if name not in voters]
-        return {index: names + silent for index, names in missing.items()}
+        agreed = {index: furthest_behind(stored) for index, stored in progress.items()}
+        return _Found(
+            {index: names + silent for index, names in missing.items()},
+            {plan.name for plan in self._plans} - unreadable,
+            {index: one for index, one in agreed.items() if one is not None},
+        )
 
     def _writer(self, sink: Sink) -> SinkWriter:
         return SinkWriter(
@@ -247,6 +275,13 @@ class Pipeline:
             observer=self._observer,
             stop=self._halt,
             chunk_rows=self._options.chunk_rows,
+            pace=Pace(
+                most_rows_per_second=self._options.max_rows_per_second,
+                most_lag_bytes=self._options.max_lag_bytes,
+                behind=self._capture.behind,
+                status=self._status,
+                stop=self._halt,
+            ),
         )
 
     # -- builds -------------------------------------------------------------------------------------
@@ -256,29 +291,56 @@ class Pipeline:
         self._asked.difference_update(reasons)
         self._begin(reasons, {name: list(self._sinks) for name in reasons}, self._halt)
 
-    def _begin(self, reasons: Mapping[str, str], targets: Mapping[str, Sequence[str]], stop: threading.Event) -> None:
+    def _begin(
+        self,
+        reasons: Mapping[str, str],
+        targets: Mapping[str, Sequence[str]],
+        stop: threading.Event,
+        progress: Optional[Mapping[str, Mapping[str, Any]]] = None,
+    ) -> None:
+        """Begin the builds of ``reasons`` (index -> why); those in ``progress`` go on where an earlier life ended."""
         seeding = self._seeding
         if seeding is None:
             raise AssertionError("a build before the engine")
         with seeding.changing:
             for index, reason in reasons.items():
+                seeding.give_up(index)
                 writers = [writer for writer in self._writers if writer.sink.name in targets[index]]
-                # Complete once, it is read, whatever the others are still waiting for.
-                unread = self._status.index_state(index) in (IndexState.PENDING, IndexState.BACKFILLING)
-                first = unread and index in self._first_builds
-                log.info("building index %s: %s", index, reason)
+                stored = (progress or {}).get(index)
+                if stored is not None and stored["order"] != self._documents.order(index):
+                    log.info("index %s: its unfinished build walked in another order and is not gone on with", index)
+                    stored = None
+                generations: Dict[SinkWriter, int] = {}
                 for writer in writers:
-                    generation = wait_out(
-                        lambda w=writer, i=index: w.sink.begin_build(i),  # type: ignore[misc]
+                    sink = writer.sink
+                    begin = sink.resume_build if stored is not None and sink.stateful else sink.begin_build
+                    generations[writer] = wait_out(
+                        lambda b=begin, i=index: b(i),  # type: ignore[misc]
                         stop,
                         self._status,
-                        f"sink {writer.sink.name}",
+                        f"sink {sink.name}",
                     )
-                    if generation and not first:
-                        self._status.set_index_state(index, IndexState.REBUILDING, building=generation)
-                seeding.start(index, writers, rebuilding=not first)
+                if stored is None:
+                    log.info("building index %s: %s", index, reason)
+                else:
+                    log.info("building index %s: it goes on after %d rows", index, stored["rows"])
+                self._start_build(index, generations, stored)
         if reasons:
             self._observer.on_backfill_started(list(reasons))
+
+    def _start_build(
+        self, index: str, generations: Mapping[SinkWriter, int], progress: Optional[Mapping[str, Any]] = None
+    ) -> None:
+        seeding = self._seeding
+        if seeding is None:
+            raise AssertionError("a build before the engine")
+        # Complete once, it is read, whatever the others are still waiting for.
+        unread = self._status.index_state(index) in (IndexState.PENDING, IndexState.BACKFILLING)
+        first = unread and index in self._first_builds
+        building = max(generations.values(), default=0)
+        if building and not first:
+            self._status.set_index_state(index, IndexState.REBUILDING, building=building)
+        seeding.start(index, generations, rebuilding=not first, progress=progress)
 
     # -- threads --------------------------------------------------------------------------------------
 
@@ -475,13 +537,59 @@ class Pipeline:
                 )
             )
 
-    def reindex(self, index: str) -> None:
-        """Build a new generation of ``index`` beside the one that is read; ``RuntimeError`` before there is one."""
-        if not self._opened.is_set():
+    def reindex(self, index: str) -> str:
+        """Build a new generation of ``index`` beside the one that is read; joins a build that is under way.
+
+        Returns a sentence.  Raises ``RuntimeError`` before there is a connection.
+        """
+        seeding = self._connected()
+        with seeding.changing:
+            if seeding.building(index):
+                return f"index {index} is being built already; what it is built from is as new as anything begun now"
+            if self._status.index_state(index) is IndexState.SEEDED:
+                self._asked.add(index)
+            self._begin({index: "it was asked for"}, {index: list(self._sinks)}, self._halt)
+        return f"index {index} is built anew beside the one that is read"
+
+    def rollback(self, index: str) -> str:
+        """Let readers have the newest kept generation of ``index``, at once, and build a fresh one.
+
+        Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` where none is kept.
+        """
+        seeding = self._connected()
+        with seeding.changing:
+            writers = [writer for writer in self._writers if writer.sink.stateful]
+            if not writers:
+                raise SinkRefused(f"no sink keeps generations of index {index}", index=index)
+            numbers: List[str] = []
+            begun: Dict[SinkWriter, int] = {}
+            for writer in writers:
+                # Before anything changes: a refusal leaves all as it is.
+                if not any(one.state == "kept" for one in writer.sink.generations().get(index, ())):
+                    raise SinkRefused(
+                        f"sink {writer.sink.name} keeps no former generation of index {index}",
+                        hint="index[].keep_generations says how many are kept",
+                        index=index,
+                    )
+            seeding.give_up(index)
+            self._asked.discard(index)
+            for writer in writers:
+                sink = writer.sink
+                back = wait_out(lambda s=sink: s.rollback(index), self._halt, self._status, f"sink {sink.name}")  # type: ignore[misc]
+                numbers.append(f"generation {back.read} in sink {sink.name}")
+                begun[writer] = back.building
+            self._start_build(index, begun)
+        self._observer.on_backfill_started([index])
+        sentence = (
+            f"readers of index {index} are back on {', '.join(numbers)}, which stands still until the next is built"
+        )
+        log.warning("%s", sentence)
+        return sentence
+
+    def _connected(self) -> Seeding:
+        if self._seeding is None or not self._opened.is_set():
             raise RuntimeError("the daemon is not connected yet")
-        if self._status.index_state(index) is IndexState.SEEDED:
-            self._asked.add(index)
-        self._begin({index: "it was asked for"}, {index: list(self._sinks)}, self._halt)
+        return self._seeding
 
     def synced(self, position: int, timeout: float) -> bool:
         """True once everything up to ``position`` is durable in every sink, where it is read."""

@@ -11,9 +11,9 @@ from typing import Any, Callable, Dict, Iterator
 import pytest
 
 from flusso_sync.engine.source import Record, SourceIdentity
-from flusso_sync.errors import OwnerConflict, SinkUnavailable
+from flusso_sync.errors import OwnerConflict, SinkRefused, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan, ScalarField, Table
-from flusso_sync.sinks.base import FailureKind, Rejected, Sink, Write
+from flusso_sync.sinks.base import Answer, FailureKind, Rejected, Request, Sink, Write
 
 #: Another call makes another sink over the same documents, as a restart does.
 MakeSink = Callable[[], Sink]
@@ -143,6 +143,11 @@ class StatefulSinkContract(SinkContract):
     """For sinks that remember; ``delete_index`` plays somebody who deletes an index by hand."""
 
     def delete_index(self, sink: Sink, index: str) -> None:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_keeping(self) -> Iterator[MakeSink]:
+        """As ``make_sink``, of sinks that keep one former generation."""
         raise NotImplementedError
 
     # -- versions -------------------------------------------------------------------------------------------
@@ -325,6 +330,174 @@ class StatefulSinkContract(SinkContract):
         }
         again.release("users", ["a", "never parked"])
         assert sorted(again.quarantined()["users"]) == ["z" * 512, "ö/2"]
+
+    # -- builds that go on ------------------------------------------------------------------------------------
+
+    def test_an_unfinished_build_is_gone_on_with_where_its_progress_was_stored(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink, complete=False)
+        sink.write([put("1", "built", 5, build=True)])
+        sink.save_progress("users", {"rows": 1, "next": ["1", "ö"]})
+        sink.save_progress("users", {"rows": 2, "next": ["2", None]})
+        sink.write([put("2", "built", 5, build=True)])
+        sink.close()
+        again = make_sink()
+        again.open(ME)
+        (report,) = again.ensure([plan()])
+        assert not report.seeded and not report.readable
+        assert report.progress == {"rows": 2, "next": ["2", None]}
+        # Whatever comes from the stream before the build goes on is written to it, too.
+        again.write([put("1", "live", 6)])
+        again.resume_build("users")
+        again.write([put("3", "built", 7, build=True)])
+        again.complete_build("users")
+        assert {id: d["name"] for id, d in self.read(again, "users").items()} == {
+            "1": "live",
+            "2": "built",
+            "3": "built",
+        }
+        again.close()
+        third = make_sink()
+        third.open(ME)
+        assert [(r.seeded, r.readable, r.progress) for r in third.ensure([plan()])] == [(True, True, None)]
+
+    def test_a_rebuild_that_was_cut_off_goes_on_beside_what_is_read(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        sink.write([put("1", "old")])
+        sink.begin_build("users")
+        sink.save_progress("users", {"rows": 0})
+        sink.close()
+        again = make_sink()
+        again.open(ME)
+        (report,) = again.ensure([plan()])
+        assert not report.seeded and report.readable and report.progress == {"rows": 0}
+        again.resume_build("users")
+        again.refresh(["users"])
+        assert set(self.read(again, "users")) == {"1"}
+        again.complete_build("users")
+        assert self.read(again, "users") == {}
+
+    def test_a_build_begun_anew_forgets_the_progress_of_the_one_before(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink, complete=False)
+        sink.write([put("1", build=True)])
+        sink.save_progress("users", {"rows": 1})
+        sink.close()
+        again = make_sink()
+        again.open(ME)
+        again.ensure([plan()])
+        again.begin_build("users")
+        again.close()
+        third = make_sink()
+        third.open(ME)
+        assert [r.progress for r in third.ensure([plan()])] == [None]
+        third.begin_build("users")
+        third.complete_build("users")
+        assert self.read(third, "users") == {}
+
+    def test_progress_of_another_schema_is_not_gone_on_with(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink, complete=False)
+        sink.save_progress("users", {"rows": 1})
+        sink.close()
+        again = make_sink()
+        again.open(ME)
+        assert [r.progress for r in again.ensure([plan(canonical="2")])] == [None]
+
+    def test_writes_of_a_build_that_was_given_up_go_nowhere(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink, complete=False)
+        older = sink.begin_build("users")
+        sink.write([put("0", build=True)])
+        newer = sink.begin_build("users")
+        late, right = put("1", build=True), put("2", build=True)
+        late.generation, right.generation = older, newer
+        assert list(sink.write([late, right])) == []
+        sink.complete_build("users")
+        assert set(self.read(sink, "users")) == {"2"}
+
+    # -- generations ------------------------------------------------------------------------------------------
+
+    def test_a_kept_generation_is_rolled_back_to_at_once_and_stands_still(self, make_keeping: MakeSink) -> None:
+        sink = self.started(make_keeping)
+        sink.write_record(Record(confirmed=500))
+        sink.write([put("1", "first")])
+        first = sink.generations()["users"][0].number
+        sink.begin_build("users")
+        sink.write([put("1", "second", 5, build=True)])
+        sink.complete_build("users")
+        kept = {report.number: report for report in sink.generations()["users"]}
+        assert (kept[first].state, kept[first].frozen_lsn) == ("kept", 500)
+        assert kept[max(kept)].state == "read" and kept[max(kept)].frozen_lsn is None
+        back = sink.rollback("users")
+        assert back.read == first and back.building > max(kept)
+        sink.write([put("1", "live", 6), put("2", "live", 6)])
+        sink.refresh(["users"])
+        assert {id: d["name"] for id, d in self.read(sink, "users").items()} == {"1": "first"}
+        states = {report.number: report.state for report in sink.generations()["users"]}
+        assert states == {first: "rolled back to", max(kept): "kept", back.building: "building"}
+        assert sink.watch() == []
+        # A crash changes nothing of it.
+        sink.close()
+        again = make_keeping()
+        again.open(ME)
+        (report,) = again.ensure([plan()])
+        assert not report.seeded and report.readable
+        assert {id: d["name"] for id, d in self.read(again, "users").items()} == {"1": "first"}
+        again.begin_build("users")
+        again.write([put("2", "fresh", 7, build=True)])
+        again.complete_build("users")
+        assert {id: d["name"] for id, d in self.read(again, "users").items()} == {"2": "fresh"}
+        assert [report.state for report in again.generations()["users"]] == ["read", "kept"]
+
+    def test_without_a_kept_generation_a_rollback_is_refused_and_changes_nothing(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        sink.write([put("1")])
+        sink.refresh(["users"])
+        with pytest.raises(SinkRefused, match="keeps no former generation"):
+            sink.rollback("users")
+        assert set(self.read(sink, "users")) == {"1"}
+        assert [report.state for report in sink.generations()["users"]] == ["read"]
+
+    # -- what commands ask for and read -----------------------------------------------------------------------
+
+    def test_a_request_is_found_once_answered_once_and_its_asker_needs_no_lease(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        asker = make_sink()
+        one = Request("r1", "reindex", "users", at="2026-01-01T00:00:00Z")
+        two = Request("r2", "retry", "users", ("a", "ö/2"), at="2026-01-01T00:00:01Z")
+        asker.post(one)
+        asker.post(two)
+        assert asker.answer_to("r1") is None
+        assert list(sink.requests()) == [one, two]
+        sink.answer("r1", Answer(True, "begun"))
+        assert list(sink.requests()) == [two]
+        assert asker.answer_to("r1") == Answer(True, "begun")
+        sink.answer("r2", Answer(False, "no"))
+        assert asker.answer_to("r2") == Answer(False, "no")
+        assert asker.answer_to("never asked") is None
+
+    def test_what_is_parked_tells_when_why_and_how_often(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        sink.quarantine([Rejected("users", "a", "too odd", 7), Rejected("orders", "1", "odd", 9)])
+        (first,) = sink.parked("users")
+        sink.quarantine([Rejected("users", "a", "still odd", 8, delete=True)])
+        reader = make_sink()
+        (again,) = reader.parked("users")
+        assert (again.id, again.reason, again.lsn, again.tries, again.delete) == ("a", "still odd", 8, 2, True)
+        assert again.first == first.first and again.last >= first.last and (first.tries, first.lsn) == (1, 7)
+        assert len(list(reader.parked())) == 2
+
+    def test_documents_are_read_without_a_lease(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        sink.write([put("1", "ada lovelace"), put("2", "grace hopper"), put("3", "gone")])
+        sink.write([gone("3", 2)])
+        sink.refresh(["users"])
+        reader = make_sink()
+        assert json.loads(reader.get("users", "1") or b"") == {"id": 1, "name": "ada lovelace"}
+        assert reader.get("users", "3") is None and reader.get("users", "never") is None
+        assert reader.count("users") == 2
+        assert dict(reader.scan("users")) == {
+            "1": {"id": 1, "name": "ada lovelace"},
+            "2": {"id": 2, "name": "grace hopper"},
+        }
+        assert [(id, document["id"]) for id, document in reader.search("users", "grace hopper", 1)] == [("2", 2)]
 
     def test_a_foreign_owner_is_refused_until_it_is_adopted(self, make_sink: MakeSink) -> None:
         sink = self.started(make_sink)

@@ -200,7 +200,8 @@ def test_a_build_given_up_while_the_next_one_is_begun_completes_nothing() -> Non
     backends.sink.complete_build = lambda index: log.append("complete")  # type: ignore[method-assign]
     with live(backends) as running:
         assert go.wait(10)
-        running.reindex("things")
+        assert running._pipeline is not None
+        running._pipeline._rebuild({"things": "a table was truncated"})
         assert running.wait_until_live(10)
         wait_for(lambda: "complete" in log)
     assert log == ["begin", "begin", "begun", "complete"]

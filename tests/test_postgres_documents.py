@@ -136,7 +136,7 @@ def test_the_end_comes_to_whoever_waits_for_a_lock(make: Callable[..., PostgresD
 
     def chunk() -> None:
         try:
-            documents.next_chunk("things", None, 10)
+            documents.next_chunk("things", None, None, 10)
         except BaseException as error:
             outcome.append(error)
 

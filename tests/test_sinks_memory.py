@@ -43,6 +43,11 @@ class TestStateful(StatefulSinkContract):
         store = MemoryStore()
         yield lambda: MemorySink(store=store, stateful=True)
 
+    @pytest.fixture
+    def make_keeping(self) -> Iterator[MakeSink]:
+        store = MemoryStore()
+        yield lambda: MemorySink(store=store, stateful=True, keep_generations=1)
+
     def delete_index(self, sink: Sink, index: str) -> None:
         assert isinstance(sink, MemorySink)
         sink.store.delete_index(index)

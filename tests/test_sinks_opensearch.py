@@ -63,6 +63,10 @@ class TestContract(StatefulSinkContract):
     def make_sink(self, make: Make) -> Iterator[MakeSink]:
         yield make
 
+    @pytest.fixture
+    def make_keeping(self, make: Make) -> Iterator[MakeSink]:
+        yield lambda: make(keep_generations={"users": 1})
+
     def read(self, sink: Sink, index: str) -> Dict[str, Any]:
         """What a search finds, without making anything visible that is not."""
         path = "/{p}" + index + "/_search?size=1000&ignore_unavailable=true"

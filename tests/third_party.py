@@ -110,10 +110,12 @@ class PlainDocuments(Documents):
     def estimate(self, index: str) -> Optional[int]:
         return len(self._rows.rows)
 
-    def next_chunk(self, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
+    def next_chunk(self, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
         with self._rows.lock:
-            keys = sorted(key for key in self._rows.rows if after is None or key > after.place)[:rows]
-        return Chunk(index, keys, keys[-1], len(keys)) if keys else None
+            keys = sorted(key for key in self._rows.rows if after is None or key > after)
+        keys = [key for key in keys if until is None or key <= until][:rows]
+        upper = until if until is not None and len(keys) < rows else keys[-1] if keys else None
+        return Chunk(index, keys, None, len(keys), upper) if keys else None
 
 
 class DictSink(Sink):

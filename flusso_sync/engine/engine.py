@@ -17,7 +17,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, NamedTup
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.ledger import Entry, Ledger
 from flusso_sync.engine.queue import ChangeQueue
-from flusso_sync.engine.seeding import Build, Finished, Pending
+from flusso_sync.engine.seeding import Finished, Pending
 from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot
 from flusso_sync.engine.writer import SinkWriter
 from flusso_sync.observer import BatchStats, Observer
@@ -43,16 +43,16 @@ class _Registration(NamedTuple):
 
 
 class _ChunkToken:
-    """Waits for the writes of one stretch of a chunk and reports them when durable."""
+    """Waits for the writes of one part of a chunk and reports them when durable."""
 
-    def __init__(self, build: Build, observer: Observer) -> None:
-        self._build = build
+    def __init__(self, pending: Pending, documents: int, observer: Observer) -> None:
+        self._pending = pending
+        self._documents = documents
         self._observer = observer
         self._lock = threading.Lock()
         self._remaining = 1
         self._started = time.monotonic()
-        self.documents = 0
-        build.hold()
+        pending.hold()
 
     def hold(self, count: int = 1) -> None:
         with self._lock:
@@ -63,11 +63,12 @@ class _ChunkToken:
             self._remaining -= count
             if self._remaining:
                 return
-        if self.documents:
+        if self._documents:
+            index = self._pending.build.index
             self._observer.on_batch_committed(
-                BatchStats(0, self.documents, {self._build.index: self.documents}, time.monotonic() - self._started)
+                BatchStats(0, self._documents, {index: self._documents}, time.monotonic() - self._started)
             )
-        self._build.release()
+        self._pending.release()
 
 
 class Engine:
@@ -111,15 +112,14 @@ class Engine:
 
     # -- called by build threads ----------------------------------------------------------------------
 
-    def register(self, build: Build, ids: Sequence[str]) -> Pending:
+    def register(self, pending: Pending) -> None:
         """Register a chunk's ids as pending; returns once the engine knows them."""
-        registration = _Registration(Pending(build, ids), threading.Event())
+        registration = _Registration(pending, threading.Event())
         self._mail.append(registration)
         self._queue.ring()
         while not registration.answered.wait(IDLE_SECONDS):
             if self._stop.is_set():
                 raise Stopped
-        return registration.pending
 
     def submit(self, finished: Finished) -> None:
         """Hand a chunk's documents over; blocks while the engine has enough of them."""
@@ -239,7 +239,7 @@ class Engine:
                 writer.park(rejected, entry)
 
     def _take_chunk(self) -> None:
-        """Enqueue one finished stretch of a chunk, if there is one and room for it."""
+        """Enqueue one finished part of a chunk, if there is one and room for it."""
         if not self._finished or not self._chunk_room():
             return
         with self._space:
@@ -249,12 +249,15 @@ class Engine:
         if not build.cancelled:
             documents = [document for document in finished.documents if document.id in pending.ids]
             self.version = max(self.version, finished.version)
-            token = _ChunkToken(build, self._observer)
-            token.documents = len(documents)
+            token = _ChunkToken(pending, len(documents), self._observer)
             rejected = [Rejected(build.index, d.id, d.error, 0) for d in documents if d.error is not None]
-            for writer in build.writers:
+            for writer, generation in build.targets.items():
                 writer.enqueue(
-                    [Write(build.index, d.id, d.body, finished.version, True) for d in documents if d.error is None],
+                    [
+                        Write(build.index, d.id, d.body, finished.version, True, 0, generation)
+                        for d in documents
+                        if d.error is None
+                    ],
                     token,
                 )
                 if rejected:
@@ -262,7 +265,7 @@ class Engine:
             token.release()
         if finished.last:
             self._pending[build.index].remove(pending)
-            build.release()
+            pending.release()
 
 
 class _Work:

@@ -3,16 +3,22 @@
 A worker reads a chunk's keys, has them registered as *pending* by the engine, and only then opens the snapshot it
 builds from.  Every live write removes its id from all pending sets; of a finished chunk, only what is still
 pending is written.  Dropping a chunk's read is safe: what the live snapshot did not see is still to come.
+
+How far a build is stands in the sinks that it goes to, so that the next start goes on from there.  A chunk whose ids a
+live write took over counts as done, too: the source sends that write again unless it is durable.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from typing import Callable, Deque, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
+from flusso_sync.engine.frontier import Frontier, Stretch
+from flusso_sync.engine.pace import Pace, Stride
 from flusso_sync.engine.source import Chunk, Document, Documents
 from flusso_sync.engine.writer import SinkWriter
 from flusso_sync.observer import Observer
@@ -20,15 +26,33 @@ from flusso_sync.status import IndexState, Status
 
 log = logging.getLogger(__name__)
 
+#: How long a worker that has nothing to read waits for the last writes before it looks again.
+COMPLETE_WAIT_SECONDS = 0.05
+
 
 class Pending:
-    """A registered chunk: the ids that no live write has touched since."""
+    """A chunk under way: the ids that no live write has touched since it was registered, and the writes it waits for.
 
-    __slots__ = ("build", "ids")
+    It is a token of the writers, held once for its reader until all of it was handed over.
+    """
 
-    def __init__(self, build: "Build", ids: Sequence[str]) -> None:
+    __slots__ = ("build", "ids", "_chunk", "_remaining")
+
+    def __init__(self, build: "Build", chunk: "Taken") -> None:
         self.build = build
-        self.ids: Set[str] = set(ids)
+        self.ids: Set[str] = set(chunk.chunk.ids)
+        self._chunk = chunk
+        self._remaining = 1
+
+    def hold(self, count: int = 1) -> None:
+        with self.build.lock:
+            self._remaining += count
+
+    def release(self, count: int = 1) -> None:
+        with self.build.lock:
+            self._remaining -= count
+            if self._remaining == 0:
+                self.build.durable(self._chunk)
 
 
 class Finished(NamedTuple):
@@ -40,48 +64,105 @@ class Finished(NamedTuple):
     last: bool
 
 
+class Taken(NamedTuple):
+    """A chunk and the stretch of the build that it is."""
+
+    chunk: Chunk
+    stretch: Stretch
+
+
 class Build:
-    """One index being built into the sinks that lack it.
+    """One index being built into the sinks that lack it; complete when every chunk was read and is durable."""
 
-    It is a token of the writers: complete when all chunks were read and every write of them is durable.
-    """
-
-    def __init__(self, index: str, writers: Sequence[SinkWriter], total: Optional[int]) -> None:
+    def __init__(
+        self, index: str, targets: Mapping[SinkWriter, int], frontier: Frontier, total: Optional[int], chunk_rows: int
+    ) -> None:
         self.index = index
-        self.writers = tuple(writers)
-        self.total = total
-        self.done = 0
+        #: Writer -> the generation that its sink builds.
+        self.targets = dict(targets)
+        self.writers = tuple(self.targets)
+        self.frontier = frontier
+        self.stride = Stride(chunk_rows)
         self.cancelled = False
-        self._lock = threading.Lock()
+        #: Guards the frontier and what follows.
+        self.lock = threading.RLock()
+        self._total = total
+        self._read_rows = frontier.rows
+        self._unsaved = False
         self._reading = threading.Lock()
-        self._remaining = 1
-        self._last: Optional[Chunk] = None
-        self._exhausted = False
+        self._saving = threading.Lock()
         self.complete = threading.Event()
+        if frontier.complete:
+            self.complete.set()
 
-    def hold(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining += count
-
-    def release(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining -= count
-            if self._remaining == 0:
-                self.complete.set()
-
-    def next_chunk(self, documents: Documents, chunk_rows: int) -> Optional[Chunk]:
-        """Read the keys of the next chunk (held once for it); None when there are no more."""
+    def next_chunk(self, documents: Documents, rows: int) -> Optional[Taken]:
+        """Read the keys of the next chunk; None when there are no more."""
         with self._reading:
-            if self._exhausted or self.cancelled:
-                return None
-            chunk = documents.next_chunk(self.index, self._last, chunk_rows)
-            if chunk is None:
-                self._exhausted = True
-                self.release()
-                return None
-            self._last = chunk
-            self.hold()
-            return chunk
+            while not self.cancelled:
+                with self.lock:
+                    wanted = self.frontier.wanted()
+                if wanted is None:
+                    break
+                chunk = documents.next_chunk(self.index, wanted.lower, wanted.upper, rows)
+                with self.lock:
+                    if chunk is not None:
+                        self._read_rows += chunk.rows
+                        return Taken(chunk, self.frontier.handed_out(chunk.upper))
+                    self.frontier.nothing()
+                    self._settle()
+            return None
+
+    def durable(self, taken: Taken) -> None:
+        """Every document of a chunk is durable; called with the lock held."""
+        self.frontier.durable(taken.stretch, taken.chunk.rows)
+        self._settle()
+
+    def _settle(self) -> None:
+        self._unsaved = True
+        if self.frontier.complete:
+            self.complete.set()
+
+    def cancel(self) -> None:
+        """Write and store nothing any more; waits for progress that is being stored now."""
+        self.cancelled = True
+        for writer in self.writers:
+            writer.forget_builds(self.index)
+        with self._saving:
+            pass
+
+    @property
+    def done(self) -> int:
+        """Rows whose documents are durable."""
+        with self.lock:
+            return self.frontier.rows
+
+    @property
+    def total(self) -> Optional[int]:
+        """Rows there are: exact once all keys were read, before that an estimate that what was read never passes."""
+        with self.lock:
+            if self.frontier.exhausted or self._total is None:
+                return self._read_rows if self.frontier.exhausted else None
+            # Should the statistics be too low, the end is still ahead: what was read is at most 99 of 100.
+            return max(self._total, self._read_rows + self._read_rows // 100 + 1)
+
+    def save(self, stop: threading.Event, status: Status) -> None:
+        """Store the progress in every sink of the build, unless it stands there already or somebody is at it."""
+        if not self._unsaved or not self._saving.acquire(blocking=False):
+            return
+        try:
+            with self.lock:
+                self._unsaved = False
+                progress = self.frontier.to_json()
+            for writer in self.writers:
+                if writer.sink.stateful and not self.cancelled:
+                    wait_out(
+                        lambda w=writer: w.sink.save_progress(self.index, progress),  # type: ignore[misc]
+                        stop,
+                        status,
+                        f"sink {writer.sink.name}",
+                    )
+        finally:
+            self._saving.release()
 
 
 class Seeding:
@@ -94,12 +175,13 @@ class Seeding:
         self,
         documents: Documents,
         *,
-        register: Callable[[Build, Sequence[str]], Pending],
+        register: Callable[[Pending], None],
         submit: Callable[[Finished], None],
         status: Status,
         observer: Observer,
         stop: threading.Event,
         chunk_rows: int,
+        pace: Pace,
     ) -> None:
         self._documents = documents
         self._register = register
@@ -108,6 +190,7 @@ class Seeding:
         self._observer = observer
         self._stop = stop
         self._chunk_rows = chunk_rows
+        self._pace = pace
         #: Held while a build is begun, and while one is completed: else a completion could switch readers to the
         #: generation that was begun in its place a moment ago.
         self.changing = threading.RLock()
@@ -116,24 +199,41 @@ class Seeding:
         self._turn: Deque[str] = deque()
         self._completing = 0
 
-    def start(self, index: str, writers: Sequence[SinkWriter], *, rebuilding: bool) -> None:
-        """Build ``index`` into the generation its sinks have begun; a build under way is given up for it.
+    def start(
+        self,
+        index: str,
+        targets: Mapping[SinkWriter, int],
+        *,
+        rebuilding: bool,
+        progress: Optional[Mapping[str, Any]] = None,
+    ) -> None:
+        """Build ``index`` into the generations (``targets``: writer -> number) that its sinks have begun.
 
-        The caller holds ``changing`` since before it had the sinks begin.
+        The caller holds ``changing`` since before it gave up an older build and had the sinks begin.  ``progress`` is
+        what an earlier life stored of the generation that the sinks go on with.
         """
         total = wait_out(lambda: self._documents.estimate(index), self._stop, self._status, "source documents")
-        build = Build(index, writers, total)
+        frontier = Frontier(self._documents.order(index)) if progress is None else Frontier.resumed(progress)
+        build = Build(index, targets, frontier, total, self._chunk_rows)
         with self._lock:
             older = self._builds.get(index)
-            if older is not None:
-                older.cancelled = True
-                for writer in older.writers:
-                    writer.forget_builds(index)
-            else:
+            if older is None:
                 self._turn.append(index)
             self._builds[index] = build
         self._status.set_index_state(index, IndexState.REBUILDING if rebuilding else IndexState.BACKFILLING)
-        self._status.set_build_progress(index, 0, total)
+        self._show(build)
+
+    def give_up(self, index: str) -> None:
+        """End the build of ``index``, if there is one: it writes, stores and completes nothing any more."""
+        with self._lock:
+            older = self._builds.get(index)
+        if older is not None:
+            older.cancel()
+
+    def building(self, index: str) -> bool:
+        """Whether a build of ``index`` is under way."""
+        with self._lock:
+            return index in self._builds
 
     @property
     def active(self) -> List[str]:
@@ -152,16 +252,21 @@ class Seeding:
             build = self._next()
             if build is None:
                 return
-            chunk = wait_out(
-                lambda b=build: b.next_chunk(self._documents, self._chunk_rows),  # type: ignore[misc]
+            build.save(self._stop, self._status)
+            self._show(build)
+            if build.frontier.exhausted:
+                self._finish(build)
+                continue
+            rows = self._pace.rows(build.stride.rows)
+            self._pace.wait(rows)
+            taken = wait_out(
+                lambda b=build, r=rows: b.next_chunk(self._documents, r),  # type: ignore[misc]
                 self._stop,
                 self._status,
                 "source documents",
             )
-            if chunk is None:
-                self._finish(build)
-                continue
-            self._read(build, chunk)
+            if taken is not None:
+                self._read(build, taken)
 
     def _next(self) -> Optional[Build]:
         with self._lock:
@@ -171,25 +276,27 @@ class Seeding:
             self._turn.rotate(-1)
             return self._builds[index]
 
-    def _read(self, build: Build, chunk: Chunk) -> None:
-        pending = self._register(build, chunk.ids)
+    def _show(self, build: Build) -> None:
+        self._status.set_build_progress(build.index, build.done, build.total)
+
+    def _read(self, build: Build, taken: Taken) -> None:
+        pending = Pending(build, taken)
+        self._register(pending)
         rest: Optional[Sequence[object]] = None
         while True:
             if self._stop.is_set():
                 raise Stopped
+            started = time.monotonic()
             documents, version, rest = wait_out(
-                lambda r=rest: self._build(chunk, r),  # type: ignore[misc]
+                lambda r=rest: self._build(taken.chunk, r),  # type: ignore[misc]
                 self._stop,
                 self._status,
                 "source documents",
             )
+            build.stride.took(taken.chunk.rows, time.monotonic() - started)
             self._submit(Finished(pending, documents, version, last=not rest))
             if not rest:
                 break
-        build.done += chunk.rows
-        self._status.set_build_progress(
-            build.index, build.done, max(build.total, build.done) if build.total is not None else None
-        )
 
     def _build(self, chunk: Chunk, rest: Optional[Sequence[object]]) -> "tuple[List[Document], int, Sequence[object]]":
         with self._documents.snapshot((), self._stop) as snapshot:
@@ -203,7 +310,7 @@ class Seeding:
 
     def _finish(self, build: Build) -> None:
         """All chunks are handed out: whoever finds the build complete completes it, once."""
-        if not build.complete.wait(0.05):
+        if not build.complete.wait(COMPLETE_WAIT_SECONDS):
             return
         with self.changing:
             with self._lock:
@@ -227,6 +334,6 @@ class Seeding:
                 self._status,
                 f"sink {writer.sink.name}",
             )
-        self._status.set_build_progress(build.index, build.done, build.done)
+        self._show(build)
         log.info("index %s is complete: %d rows read", build.index, build.done)
         self._observer.on_index_seeded(build.index)

@@ -52,12 +52,16 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """A stretch of root rows: their document ids, and the source's own note of where it lies."""
+    """A stretch of root rows: their document ids, the source's own note of where it lies, and how many rows it has.
+
+    ``upper`` is the mark of its end, a JSON value that names the place in the source's order for good.
+    """
 
     index: str
     ids: Sequence[str]
     place: Any
     rows: int
+    upper: Any
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,10 @@ class Capture(Protocol):
         """Bytes between the source's write position and the confirmed one; None when unknown."""
         return None
 
+    def behind(self) -> Optional[int]:
+        """Bytes between what the stream last told of the write position and the confirmed one; asks nobody."""
+        return None
+
     def watch(self) -> Mapping[str, str]:
         """Look after what the source must keep; index -> reason for each index to be rebuilt."""
         return {}
@@ -196,12 +204,21 @@ class Documents(Protocol):
         """About how many root rows there are, without reading them."""
         return None
 
-    def next_chunk(self, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
-        """The chunk of about ``rows`` root rows that follows ``after`` (None: the first); None at the end.
+    def next_chunk(self, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
+        """The chunk of at most about ``rows`` root rows behind the mark ``after`` (None: the first), up to the mark
+        ``until`` (None: as far as it goes); None when there are no rows in between.
 
         Its ids are read when it is asked for.  A chunk may hold no document at all.
         """
         raise NotImplementedError
+
+    def order(self, index: str) -> str:
+        """What the marks of ``index`` mean; marks of another order are worthless."""
+        return ""
+
+    def keys_of(self, index: str, ids: Sequence[str]) -> Mapping[str, Any]:
+        """Id -> key, to be built by, of documents known by their ids alone; ids that can be nobody's are absent."""
+        return {id: id for id in ids}
 
     def cancel(self) -> None:
         """End whatever statement is running, from another thread: the daemon stops."""

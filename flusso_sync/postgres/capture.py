@@ -123,6 +123,8 @@ class PostgresCapture(Capture):
         self._lag_connection: Optional[psycopg.Connection[Any]] = None
         self._confirmed = 0
         self._received = 0
+        #: The furthest position the server named, in the stream or to the lag poller.
+        self._heard = 0
         self._wanted: Dict[Table, Wanted] = {}
         self._rebuild: Dict[str, str] = {}
         self._coverage: Dict[str, str] = {}
@@ -459,6 +461,7 @@ class PostgresCapture(Capture):
                     healthy = True
                     works()
                 if isinstance(message, Keepalive):
+                    self._heard = max(self._heard, message.end)
                     if xid is None:
                         idle = max(idle, message.end)
                     if message.reply:
@@ -520,12 +523,16 @@ class PostgresCapture(Capture):
                     " else pg_current_wal_lsn() end)::text",
                 )[0][0]
             )
+            self._heard = max(self._heard, end)
             return max(0, end - found.confirmed)
         except SourceError:
             if self._lag_connection is not None:
                 self._lag_connection.close()
                 self._lag_connection = None
             raise
+
+    def behind(self) -> Optional[int]:
+        return max(0, max(self._heard, self._received) - self._confirmed)
 
     def watch(self) -> Mapping[str, str]:
         """Keep the session alive that holds the slot's advisory lock, and see whether every change is still told.

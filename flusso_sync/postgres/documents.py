@@ -12,7 +12,8 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from urllib.parse import unquote
 
 import psycopg
 from psycopg.types.string import ByteaBinaryLoader
@@ -21,7 +22,7 @@ from flusso_sync.backoff import Stopped
 from flusso_sync.engine.source import ChangeRun, Chunk, Document, Documents, Key, Resolution, Snapshot
 from flusso_sync.errors import SchemaDrift, SourceRefused
 from flusso_sync.postgres.bind import BoundIndex, bind
-from flusso_sync.postgres.catalog import Catalog, Shape, lock_statement, read_catalog, shape_of
+from flusso_sync.postgres.catalog import Catalog, Relation, Shape, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
 from flusso_sync.postgres.quoting import array_literal, identifier, table_name
 from flusso_sync.postgres.replication import parse_lsn
@@ -68,9 +69,10 @@ class DocumentSettings:
 
 
 class _Place(NamedTuple):
-    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper``; ``keys`` of its
-    documents."""
+    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper`` of what ``statements``
+    read; ``keys`` of its documents."""
 
+    statements: IndexStatements
     lower: Optional[Key]
     upper: Key
     keys: Sequence[Key]
@@ -124,6 +126,8 @@ class PostgresDocuments(Documents):
         self._shape: Optional[Shape] = None
         self._sizes: Dict[str, float] = {}
         self._untraceable: Dict[Table, int] = {}
+        #: Index -> the leaf that is read now, and its statements.
+        self._of_leaf: Dict[str, Tuple[int, IndexStatements]] = {}
         #: Keys of one statement at most, where one took too long.
         self._most: Dict[str, int] = {}
         self._told_to_wait = False
@@ -154,6 +158,7 @@ class PostgresDocuments(Documents):
                     statements = compile_statements(bound)
                     try_out(connection, bound, statements)
                     self._bound[plan.name] = bound
+                    self._of_leaf.pop(plan.name, None)
                     self._statements[plan.name] = statements
                     traces.extend(self._compile_traces(bound, catalog))
                     for finding in bound.findings:
@@ -435,6 +440,37 @@ class PostgresDocuments(Documents):
             raise AssertionError("an id was asked for and not told")
         return str(row[0].decode())
 
+    def keys_of(self, index: str, ids: Sequence[str]) -> Mapping[str, Any]:
+        """Take ids apart and have Postgres make them again: only what comes back the same is a key."""
+        width = self._statements[index].width
+        parts = {id: tuple(id.split(":")) if width > 1 else (id,) for id in ids}
+        keys = {
+            id: tuple(unquote(part) for part in key) if width > 1 else key
+            for id, key in parts.items()
+            if len(key) == width
+        }
+        with self.snapshot((), self._ending) as snapshot:
+            found = self._made_again(snapshot.connection, index, list(keys.items()))  # type: ignore[attr-defined]
+        return found
+
+    def _made_again(
+        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Tuple[str, Key]]
+    ) -> Dict[str, Key]:
+        if not keys:
+            return {}
+        parameters = [array_literal(column) for column in zip(*(key for _, key in keys))]
+        try:
+            rows = self._guarded(connection, self._statements[index].ids, parameters)
+        except UNRENDERABLE:
+            if len(keys) == 1:
+                return {}
+            half = len(keys) // 2
+            return {
+                **self._made_again(connection, index, keys[:half]),
+                **self._made_again(connection, index, keys[half:]),
+            }
+        return {id: key for (id, key), row in zip(keys, rows) if str(row[0], "utf-8") == id}
+
     def _document(self, id: str, size: Optional[int], body: Optional[bytes]) -> Document:
         if not id:
             return Document(id, None, "the id is empty")
@@ -461,21 +497,72 @@ class PostgresDocuments(Documents):
             raise translate(error, "estimating the size of a table") from error
         return None if row is None or row[0] is None or int(row[0]) < 0 else int(row[0])
 
-    def next_chunk(self, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
-        """The keys are read in a snapshot like any other: "no more rows" must mean just that."""
-        statements = self._statements[index]
-        lower: Optional[Key] = after.place.upper if after is not None else None
+    def order(self, index: str) -> str:
+        """The table and the columns, with types and collations, in whose order the marks of ``index`` are places."""
+        bound = self._bound[index]
+        columns = [bound.root.columns[name] for name in bound.walk]
+        kind = "leaves" if bound.root.kind == "p" else "rows"
+        return f"{kind} of {bound.root.oid} by " + ", ".join(
+            f"{identifier(c.name)} {c.type.sql} {c.collation or ''}".rstrip() for c in columns
+        )
+
+    def next_chunk(self, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
+        """A mark is the key of the last row, as texts; before it stands the OID of the leaf, where the root has leaves.
+
+        The keys are read in a snapshot like any other: "no more rows" must mean just that.
+        """
+        if self._bound[index].root.kind != "p":
+            return self._next_chunk(index, self._statements[index], (), after, until, rows)
+        for leaf in self._leaves(index):
+            number = str(leaf.oid)
+            if after is not None and leaf.oid < int(after[0]):
+                continue
+            if until is not None and leaf.oid > int(until[0]):
+                break
+            lower = after[1:] if after is not None and after[0] == number else None
+            upper = until[1:] if until is not None and until[0] == number else None
+            chunk = self._next_chunk(index, self._leaf_statements(index, leaf), (number,), lower, upper, rows)
+            if chunk is not None:
+                return chunk
+        return None
+
+    def _leaves(self, index: str) -> List[Relation]:
+        """The partitions of an index's root that hold rows, in the order in which a build walks them."""
+        return sorted((leaf for leaf in self._bound[index].root.leaves if leaf.kind == "r"), key=lambda leaf: leaf.oid)
+
+    def _leaf_statements(self, index: str, leaf: Relation) -> IndexStatements:
+        """A table may have thousands of leaves, so their statements are made when they are needed, and not kept."""
+        with self._lock:
+            kept = self._of_leaf.get(index)
+        if kept is None or kept[0] != leaf.oid:
+            kept = (leaf.oid, compile_statements(self._bound[index], leaf))
+            with self._lock:
+                self._of_leaf[index] = kept
+        return kept[1]
+
+    def _next_chunk(
+        self,
+        index: str,
+        statements: IndexStatements,
+        leaf: Tuple[str, ...],
+        after: Optional[Sequence[str]],
+        until: Optional[Sequence[str]],
+        rows: int,
+    ) -> Optional[Chunk]:
         with self.snapshot((), self._ending) as snapshot:
-            found = snapshot.chunk_rows(statements, lower, rows)  # type: ignore[attr-defined]
+            found = snapshot.chunk_rows(statements, after, until, rows)  # type: ignore[attr-defined]
         if not found:
             return None
         keys = [tuple(str(part, "utf-8") for part in row[3:]) for row in found]
         shown = [position for position, row in enumerate(found) if row[0]]
+        count = found[-1][1]
+        upper = tuple(until) if until is not None and count < rows else keys[-1]
         return Chunk(
             index,
             [str(found[position][2], "utf-8") for position in shown],
-            _Place(lower, keys[-1], [keys[position] for position in shown]),
-            found[-1][1],
+            _Place(statements, None if after is None else tuple(after), upper, [keys[position] for position in shown]),
+            count,
+            [*leaf, *upper],
         )
 
     def _build_chunk(self, connection: "psycopg.Connection[Any]", chunk: Chunk) -> Tuple[List[Document], Sequence[Key]]:
@@ -484,9 +571,8 @@ class PostgresDocuments(Documents):
             return [], ()
         if chunk.index in self._most and self._most[chunk.index] < len(place.keys):
             return self._shown(self._build(connection, chunk.index, place.keys))
-        statements = self._statements[chunk.index]
         budget = [self._settings.batch_bytes, self._settings.max_document_bytes]
-        statement = statements.range_first if place.lower is None else statements.range_after
+        statement = place.statements.range_first if place.lower is None else place.statements.range_after
         bounds = [*(place.lower or ()), *place.upper]
         try:
             rows = self._guarded(connection, statement, [*bounds, *budget])
@@ -541,11 +627,15 @@ class _PostgresSnapshot(Snapshot):
         self.connection = connection
         self.version = facts.version
 
-    def chunk_rows(self, statements: IndexStatements, lower: Optional[Key], rows: int) -> List[Any]:
-        """The next root rows after ``lower``, as ``IndexStatements`` describes them."""
-        if lower is None:
-            return self.connection.execute(statements.chunk_first, [rows], binary=True).fetchall()
-        return self.connection.execute(statements.chunk_after, [*lower, rows], binary=True).fetchall()
+    def chunk_rows(
+        self, statements: IndexStatements, lower: Optional[Sequence[str]], upper: Optional[Sequence[str]], rows: int
+    ) -> List[Any]:
+        """The next root rows after ``lower`` and up to ``upper``, as ``IndexStatements`` describes them."""
+        if upper is None:
+            statement = statements.chunk_first if lower is None else statements.chunk_after
+        else:
+            statement = statements.chunk_until if lower is None else statements.chunk_between
+        return self.connection.execute(statement, [*(lower or ()), *(upper or ()), rows], binary=True).fetchall()
 
     def resolve(self, runs: Sequence[ChangeRun]) -> Resolution:
         return self._documents._resolve(self.connection, runs)

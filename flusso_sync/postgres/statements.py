@@ -10,10 +10,10 @@ made while a table was small would otherwise scan it for every document after it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, Iterable, List, Mapping, Sequence, Tuple, Union
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from flusso_sync.postgres.bind import BoundIndex, ids_source
-from flusso_sync.postgres.catalog import Column, Type
+from flusso_sync.postgres.catalog import Column, Relation, Type
 from flusso_sync.postgres.quoting import identifier, literal, qualified, table_name
 from flusso_sync.postgres.render import (
     NULL,
@@ -97,7 +97,9 @@ class IndexStatements:
 
     ``chunk_first`` (limit) and ``chunk_after`` (k texts: lower bound, then limit): walk the next root rows along the
     key's index: (shown, rows so far, id, k key texts), one row for each document and in any case one for the
-    last root row, whose ``shown`` may be false.  No rows at all: the end.
+    last root row, whose ``shown`` may be false.  No rows at all: the end.  ``chunk_until`` (k texts: upper bound, then
+    limit) and ``chunk_between`` (k texts: lower bound, k texts: upper bound, then limit) do so up to and including
+    that row.
 
     ``ids``: k arrays ``text[]`` of key texts; one row for each key in the order given: (id).
 
@@ -111,21 +113,28 @@ class IndexStatements:
     range_after: str
     chunk_first: str
     chunk_after: str
+    chunk_until: str
+    chunk_between: str
     ids: str
     estimate: str
 
 
-def compile_statements(bound: BoundIndex) -> IndexStatements:
-    """The statements of one index."""
-    compiler = _Compiler(bound)
+def compile_statements(bound: BoundIndex, leaf: Optional[Relation] = None) -> IndexStatements:
+    """The statements of one index; with ``leaf``, those that read its root rows from one partition alone.
+
+    A partition that was detached in the meantime has no rows.
+    """
+    compiler = _Compiler(bound, leaf)
     return IndexStatements(
         index=bound.plan.name,
         width=len(bound.lookup),
         lookup=compiler.lookup(),
         range_first=compiler.range(after=False),
         range_after=compiler.range(after=True),
-        chunk_first=compiler.chunk(after=False),
-        chunk_after=compiler.chunk(after=True),
+        chunk_first=compiler.chunk(after=False, until=False),
+        chunk_after=compiler.chunk(after=True, until=False),
+        chunk_until=compiler.chunk(after=False, until=True),
+        chunk_between=compiler.chunk(after=True, until=True),
         ids=compiler.ids(),
         estimate=compiler.estimate(),
     )
@@ -134,10 +143,11 @@ def compile_statements(bound: BoundIndex) -> IndexStatements:
 class _Scope:
     """A row that expressions may name: its table, its alias, and which of its columns they did name."""
 
-    def __init__(self, table: Table, alias: str, columns: Mapping[str, Column]) -> None:
+    def __init__(self, table: Table, alias: str, columns: Mapping[str, Column], *, only: bool = False) -> None:
         self.table = table
         self.alias = alias
         self.columns = columns
+        self.only = only
         self.used: Dict[str, None] = {}
 
     def __call__(self, column: str) -> str:
@@ -145,16 +155,17 @@ class _Scope:
         return f"{self.alias}.{identifier(column)}"
 
     def source(self) -> str:
-        return f"{table_name(self.table)} AS {self.alias}"
+        return f"{'ONLY ' if self.only else ''}{table_name(self.table)} AS {self.alias}"
 
     def again(self) -> _Scope:
         """The same row one level further in."""
-        return _Scope(self.table, self.alias, self.columns)
+        return _Scope(self.table, self.alias, self.columns, only=self.only)
 
 
 class _Compiler:
-    def __init__(self, bound: BoundIndex) -> None:
+    def __init__(self, bound: BoundIndex, leaf: Optional[Relation]) -> None:
         self._bound = bound
+        self._leaf = leaf
         self._aliases = 0
         # A raw filter may name any column of the rows around it.
         self._any_column = _has_raw(bound.plan.fields)
@@ -208,6 +219,7 @@ FROM (
         limits = [self._bound_by(root, "<=", width if after else 0)]
         if after:
             limits.insert(0, self._bound_by(root, ">", 0))
+        limits += self._attached()
         bytes_, most = self._bounds(2 * width if after else width)
         keys = [f"{root(name)}::pg_catalog.text AS key{place}" for place, name in enumerate(self._key, 1)]
         comes = _comes(bytes_, most)
@@ -227,7 +239,7 @@ FROM (
     ) AS s
 ) AS d"""
 
-    def chunk(self, *, after: bool) -> str:
+    def chunk(self, *, after: bool, until: bool) -> str:
         root = self._root()
         width = len(self._key)
         shown = self._shown(root)
@@ -235,14 +247,17 @@ FROM (
         keys = ", ".join(f"{root(name)}::pg_catalog.text AS key{place}" for place, name in enumerate(self._key, 1))
         names = ", ".join(f"c.key{place}" for place in range(1, width + 1))
         order = ", ".join(root(name) for name in self._bound.walk)
-        where = f"WHERE {self._bound_by(root, '>', 0)}" if after else ""
-        limit = width + 1 if after else 1
+        limits = [self._bound_by(root, ">", 0)] if after else []
+        if until:
+            limits.append(self._bound_by(root, "<=", width if after else 0))
+        limit = 1 + width * (after + until)
         return f"""SELECT c.shown, c.place, c.id, {names}
 FROM (
     SELECT w.*, pg_catalog.row_number() OVER () AS place, pg_catalog.lead(false, 1, true) OVER () AS last
     FROM (
         SELECT {flag} AS shown, {self._id(root)} AS id, {keys}
-        FROM {root.source()} {where}
+        FROM {root.source()}
+        WHERE {_all([*limits, *self._attached()])}
         ORDER BY {order}
         LIMIT ${limit}::pg_catalog.int8
     ) AS w
@@ -265,7 +280,16 @@ WHERE {compare("c.relkind", "<>", "'p'::pg_catalog.char")}"""
 
     def _root(self) -> _Scope:
         self._aliases = 0
+        if self._leaf is not None:
+            return _Scope(self._leaf.table, "root", self._bound.root.columns, only=True)
         return _Scope(self._bound.plan.root, "root", self._bound.root.columns)
+
+    def _attached(self) -> List[str]:
+        """The condition under which the leaf still is one of the root; looked at once for a whole statement."""
+        if self._leaf is None:
+            return []
+        whole = f"(SELECT pg_catalog.pg_partition_root({self._leaf.oid}::pg_catalog.oid::pg_catalog.regclass))"
+        return [compare(f"{whole}::pg_catalog.oid", "=", f"{self._bound.root.oid}::pg_catalog.oid")]
 
     def _id(self, root: _Scope) -> str:
         return id_of([(root(name), root.columns[name].type) for name in self._key])

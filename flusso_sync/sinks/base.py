@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Dict, List, NamedTuple, Optional, Protocol, Sequence
+from datetime import datetime, timezone
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from flusso_sync.engine.source import Record, SourceIdentity
+from flusso_sync.errors import SinkRefused
 from flusso_sync.schema.plan import IndexPlan
 
 
@@ -18,14 +20,21 @@ class Write:
     """One document operation: ``body`` is finished JSON bytes, None deletes.
 
     ``version`` orders writes of one id (larger or equal wins; 0: the sink decides by order alone).
-    ``build`` marks a write that goes only to the generation being built; a live write goes to every
-    generation that is kept current.
+    ``build`` marks a write that goes only to the generation being built, and only while that is ``generation`` (None:
+    whichever it is); a live write goes to every generation that is kept current.
     """
 
-    __slots__ = ("index", "id", "body", "version", "build", "lsn", "state", "tokens", "tries", "doubt")
+    __slots__ = ("index", "id", "body", "version", "build", "lsn", "generation", "state", "tokens", "tries", "doubt")
 
     def __init__(
-        self, index: str, id: str, body: Optional[bytes], version: int = 0, build: bool = False, lsn: int = 0
+        self,
+        index: str,
+        id: str,
+        body: Optional[bytes],
+        version: int = 0,
+        build: bool = False,
+        lsn: int = 0,
+        generation: Optional[int] = None,
     ) -> None:
         self.index = index
         self.id = id
@@ -33,6 +42,7 @@ class Write:
         self.version = version
         self.build = build
         self.lsn = lsn
+        self.generation = generation
         # The four below belong to the writer.
         self.state = 0
         self.tokens: List[object] = []
@@ -73,12 +83,91 @@ class Rejected:
 
 @dataclass(frozen=True)
 class IndexReport:
-    """How ``ensure`` found an index.  ``seeded``: complete and readable, no build needed."""
+    """How ``ensure`` found an index.
+
+    ``seeded``: complete and kept current, no build needed.  ``readable``: readers find a complete generation, if an old
+    one.  ``progress``: what ``save_progress`` stored last of an unfinished build that ``resume_build`` can go on with.
+    """
 
     index: str
     seeded: bool
     generation: int = 0
     detail: str = ""
+    readable: bool = False
+    progress: Optional[Mapping[str, Any]] = None
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A document in quarantine; times are UTC in ISO form, ``tries`` counts how often it was refused."""
+
+    index: str
+    id: str
+    reason: str
+    lsn: int
+    first: str = ""
+    last: str = ""
+    tries: int = 1
+    delete: bool = False
+
+
+def park(before: Optional[Parked], document: Rejected) -> Parked:
+    """The entry of a document that was refused now, and perhaps ``before``."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return Parked(
+        document.index,
+        document.id,
+        document.reason,
+        document.lsn,
+        first=now if before is None else before.first,
+        last=now,
+        tries=1 if before is None else before.tries + 1,
+        delete=document.delete,
+    )
+
+
+@dataclass(frozen=True)
+class GenerationReport:
+    """One generation of an index.
+
+    ``state``: ``read``, ``building``, ``kept`` or ``rolled back to``.  ``documents``: None when it cannot be counted.
+    ``frozen_lsn``: a generation that gets no more changes shows everything up to there; None while it gets them.
+    """
+
+    number: int
+    state: str
+    name: str
+    documents: Optional[int] = None
+    frozen_lsn: Optional[int] = None
+
+
+class RolledBack(NamedTuple):
+    """The numbers of the generations that are read and built after a rollback."""
+
+    read: int
+    building: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody asks of the running daemon.
+
+    ``command`` is ``reindex``, ``rollback`` or ``retry`` (of parked documents, all of the index or ``ids`` alone).
+    """
+
+    id: str
+    command: str
+    index: str
+    ids: Tuple[str, ...] = ()
+    at: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``accepted`` false: it was refused, and ``text`` says why."""
+
+    accepted: bool
+    text: str
 
 
 @dataclass
@@ -128,6 +217,20 @@ class Sink(Protocol):
         Returns its number.  An unfinished generation left by an earlier run is removed.
         """
 
+    def resume_build(self, index: str) -> int:
+        """Go on with the unfinished generation whose ``progress`` the last ``ensure`` reported; returns its number.
+
+        Called instead of ``begin_build``, and only for such an index.
+        """
+        raise SinkRefused(f"sink {self.name} keeps no unfinished build of index {index}", index=index)
+
+    def save_progress(self, index: str, progress: Mapping[str, Any]) -> None:
+        """Store durably how far the generation being built is, replacing what was stored; a JSON object.
+
+        A sink that does not keep it has its builds begun anew after a restart.
+        """
+        return
+
     def refresh(self, indexes: Sequence[str]) -> None:
         """Make everything written to the readable generations of ``indexes`` found by search now.
 
@@ -159,6 +262,61 @@ class Sink(Protocol):
 
     def watch(self) -> List[str]:
         """Check that indexes are still ours; returns logical names that must be rebuilt."""
+
+    # What follows has a default that fits a sink without memory.
+
+    def rollback(self, index: str) -> RolledBack:
+        """Let readers have the newest kept generation older than theirs, at once, and begin a build beside it.
+
+        The generation that is read from now on stands still; the one that was read until now is kept until the build is
+        complete.  Raises ``SinkRefused``, and changes nothing, when no older generation is kept.
+        """
+        raise SinkRefused(f"sink {self.name} keeps no former generation of index {index}", index=index)
+
+    def generations(self) -> Mapping[str, Sequence[GenerationReport]]:
+        """Index -> its generations, newest first, for people; needs neither ``open`` nor a lease."""
+        return {}
+
+    def parked(self, index: Optional[str] = None) -> Iterator[Parked]:
+        """Everything in quarantine, for people; needs neither ``open`` nor a lease."""
+        return iter(())
+
+    def post(self, request: Request) -> None:
+        """Leave a request for the daemon that holds the lease; needs neither ``open`` nor a lease.
+
+        Raises ``SinkRefused`` where a sink has no place for that.
+        """
+        raise SinkRefused(f"sink {self.name} has no place to leave requests in")
+
+    def requests(self) -> Sequence[Request]:
+        """Requests that nobody has answered yet, oldest first."""
+        return ()
+
+    def answer(self, id: str, answer: Answer) -> None:
+        """Answer a request; the answer is kept for its asker for a while."""
+        return
+
+    def answer_to(self, id: str) -> Optional[Answer]:
+        """The answer to a request, None while there is none; needs neither ``open`` nor a lease."""
+        return None
+
+    # What follows reads documents, for people, tests and the verifier; it needs neither ``open`` nor a lease.
+
+    def get(self, index: str, id: str) -> Optional[bytes]:
+        """The document that readers find under ``id``."""
+        raise SinkRefused(f"sink {self.name} cannot be read")
+
+    def count(self, index: str) -> int:
+        """How many documents readers find."""
+        raise SinkRefused(f"sink {self.name} cannot be read")
+
+    def search(self, index: str, words: str, limit: int = 10) -> List[Tuple[str, Any]]:
+        """The best matches for plain words over all fields: (id, parsed document)."""
+        raise SinkRefused(f"sink {self.name} cannot be read")
+
+    def scan(self, index: str) -> Iterator[Tuple[str, Any]]:
+        """Every document that readers find, as of now: (id, parsed document, numbers with all their digits)."""
+        raise SinkRefused(f"sink {self.name} cannot be read")
 
     def report(self) -> SinkReport: ...
 

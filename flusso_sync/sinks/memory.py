@@ -7,9 +7,11 @@ keeps an owner, a lease, the record and the quarantine in a ``MemoryStore``, whi
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from decimal import Decimal
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import (
@@ -18,10 +20,25 @@ from flusso_sync.errors import (
     IndexMissing,
     OwnerConflict,
     SinkError,
+    SinkRefused,
     SinkUnavailable,
 )
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Failure, FailureKind, IndexReport, Rejected, Sink, SinkReport, Write
+from flusso_sync.sinks.base import (
+    Answer,
+    Failure,
+    FailureKind,
+    GenerationReport,
+    IndexReport,
+    Parked,
+    Rejected,
+    Request,
+    RolledBack,
+    Sink,
+    SinkReport,
+    Write,
+    park,
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,8 @@ class Generation:
     number: int
     shape: str
     documents: Dict[str, Held] = field(default_factory=dict)
+    #: Everything up to here is in it; None while it gets changes.
+    frozen: Optional[int] = None
 
     def write(self, write: Write) -> bool:
         """Store unless something newer is there; equal versions win, as external_gte has it."""
@@ -82,12 +101,19 @@ class Generation:
 
 @dataclass
 class StoredIndex:
-    """The generations of one logical index; readers see ``read`` alone."""
+    """The generations of one logical index; readers see ``shown`` alone.
+
+    ``read`` is the one that is kept current, ``shown`` the same or a former one, ``kept`` are former ones, newest
+    first.
+    """
 
     last: int = 0
     read: Optional[Generation] = None
+    shown: Optional[Generation] = None
     building: Optional[Generation] = None
+    kept: List[Generation] = field(default_factory=list)
     seeded: bool = False
+    progress: Optional[Mapping[str, Any]] = None
 
 
 class MemoryStore:
@@ -99,13 +125,20 @@ class MemoryStore:
         self.owner: Optional[SourceIdentity] = None
         self.holder: Optional["MemorySink"] = None
         self.record: Optional[Record] = None
-        self.parked: Dict[Tuple[str, str], Rejected] = {}
+        self.parked: Dict[Tuple[str, str], Parked] = {}
+        self.requests: Dict[str, Request] = {}
+        self.answers: Dict[str, Answer] = {}
 
     def delete_index(self, index: str) -> None:
         """What somebody does by hand: every generation is gone, the marks stay."""
         with self.lock:
             held = self.indexes[index]
-            held.read = held.building = None
+            held.read = held.shown = held.building = None
+            held.kept = []
+
+    @property
+    def position(self) -> int:
+        return self.record.confirmed if self.record is not None else 0
 
 
 class MemorySink(Sink):
@@ -122,6 +155,7 @@ class MemorySink(Sink):
         max_actions: int = 1000,
         max_bytes: int = 10 * 1024 * 1024,
         quarantine_limit: int = 10_000,
+        keep_generations: int = 0,
     ) -> None:
         self.name = name
         self.stateful = stateful
@@ -131,6 +165,7 @@ class MemorySink(Sink):
         self.store = MemoryStore() if store is None else store
         self.faults = faults
         self._quarantine_limit = quarantine_limit
+        self._keep_generations = keep_generations
         self._plans: Dict[str, IndexPlan] = {}
 
     # -- what readers see -----------------------------------------------------------------------------------
@@ -142,11 +177,25 @@ class MemorySink(Sink):
     def count(self, index: str) -> int:
         return len(self.documents(index))
 
+    def search(self, index: str, words: str, limit: int = 10) -> List[Tuple[str, Any]]:
+        """Those that hold most of the words, in any case and anywhere."""
+        wanted = words.lower().split()
+        scored = []
+        for id, body in self.documents(index).items():
+            text = body.decode().lower()
+            count = sum(word in text for word in wanted)
+            if count:
+                scored.append((-count, id, json.loads(body)))
+        return [(id, document) for _, id, document in sorted(scored, key=lambda one: one[:2])[:limit]]
+
+    def scan(self, index: str) -> Iterator[Tuple[str, Any]]:
+        return iter([(id, json.loads(body, parse_float=Decimal)) for id, body in self.documents(index).items()])
+
     def documents(self, index: str) -> Dict[str, bytes]:
         """Every document that readers find."""
         with self.store.lock:
             held = self.store.indexes.get(index)
-            return held.read.bodies if held is not None and held.read is not None else {}
+            return held.shown.bodies if held is not None and held.shown is not None else {}
 
     # -- the protocol ---------------------------------------------------------------------------------------
 
@@ -166,7 +215,7 @@ class MemorySink(Sink):
                 if _who(store.owner)[:3] != _who(identity)[:3]:
                     store.record = None
                     for held in store.indexes.values():
-                        held.seeded = False
+                        held.seeded, held.progress = False, None
             store.owner, store.holder = identity, self
 
     def read_record(self) -> Optional[Record]:
@@ -187,34 +236,90 @@ class MemorySink(Sink):
         self._plans[plan.name] = plan
         held = self.store.indexes.setdefault(plan.name, StoredIndex())
         fits = held.read is not None and held.read.shape == plan.canonical
+        if held.read is not None and not fits:
+            # Another schema: it is read on, and stands still.
+            self._retire(held)
         seeded = self.stateful and held.seeded and fits
-        held.building = None
+        unfinished = held.building
+        if seeded or unfinished is None or unfinished.shape != plan.canonical or not self.stateful:
+            held.building, held.progress = None, None
         if not seeded:
             held.seeded = False
-            if not skip_build:
+            if skip_build:
+                held.building, held.progress = None, None
+                if not fits:
+                    held.read = held.shown = self._create(held, plan)
+            elif held.building is None:
                 held.building = self._create(held, plan)
-            elif not fits:
-                held.read = self._create(held, plan)
         current = held.read or held.building
-        return IndexReport(plan.name, seeded, current.number if current else 0, "skipped" if skip_build else "")
+        return IndexReport(
+            plan.name,
+            seeded,
+            current.number if current else 0,
+            "skipped" if skip_build else "",
+            readable=self.stateful and held.shown is not None,
+            progress=held.progress,
+        )
 
     def _create(self, held: StoredIndex, plan: IndexPlan) -> Generation:
         held.last += 1
         return Generation(held.last, plan.canonical)
 
+    def _retire(self, held: StoredIndex) -> None:
+        """What is kept current stands still from now on."""
+        if held.read is not None:
+            held.read.frozen = self.store.position
+            held.kept.insert(0, held.read)
+            held.read = None
+
     def begin_build(self, index: str) -> int:
         with self._request("begin_build"):
+            return self._begin_build(self._held(index), index).number
+
+    def _begin_build(self, held: StoredIndex, index: str) -> Generation:
+        held.seeded = False
+        if held.building is None or held.building.documents or held.progress is not None:
+            held.building, held.progress = self._create(held, self._plans[index]), None
+        return held.building
+
+    def resume_build(self, index: str) -> int:
+        with self._request("resume_build"):
             held = self._held(index)
-            held.seeded = False
-            if held.building is None or held.building.documents:
-                held.building = self._create(held, self._plans[index])
+            if held.building is None or held.progress is None:
+                raise SinkRefused(f"sink {self.name} keeps no unfinished build of index {index}", index=index)
             return held.building.number
+
+    def save_progress(self, index: str, progress: Mapping[str, Any]) -> None:
+        with self._request("save_progress"):
+            held = self._held(index)
+            if self.stateful and held.building is not None:
+                self._check_lease()
+                held.progress = json.loads(json.dumps(progress))
 
     def complete_build(self, index: str) -> None:
         with self._request("complete_build"):
             held = self._held(index)
             if held.building is not None:
-                held.read, held.building, held.seeded = held.building, None, True
+                self._retire(held)
+                held.read = held.shown = held.building
+                held.building, held.progress, held.seeded = None, None, True
+                held.kept = held.kept[: self._keep_generations]
+
+    def rollback(self, index: str) -> RolledBack:
+        with self._request("rollback"):
+            held = self._held(index)
+            shown = held.shown.number if held.shown is not None else 0
+            older = next((one for one in held.kept if one.number < shown), None)
+            if older is None:
+                raise SinkRefused(f"sink {self.name} keeps no former generation of index {index}", index=index)
+            building = self._begin_build(held, index)
+            self._retire(held)
+            held.shown = older
+            return RolledBack(older.number, building.number)
+
+    def generations(self) -> Mapping[str, Sequence[GenerationReport]]:
+        with self._request("generations"):
+            return {index: _generations(self.name, held) for index, held in self.store.indexes.items()}
 
     def refresh(self, indexes: Sequence[str]) -> None:
         """Writes are seen at once."""
@@ -242,7 +347,9 @@ class MemorySink(Sink):
                 failures.append(Failure(position, FailureKind.REJECTED, "its id is empty or too long", 400))
                 continue
             if write.build:
-                targets = [held.building] if held.building is not None else []
+                building = held.building
+                wanted = building is not None and write.generation in (None, building.number)
+                targets = [building] if building is not None and wanted else []
             else:
                 targets = [one for one in self._live(write.index, held) if one is not None]
                 if not targets:
@@ -262,7 +369,10 @@ class MemorySink(Sink):
             if not self.stateful:
                 return
             self._check_lease()
-            parked = {**self.store.parked, **{(d.index, d.id): d for d in documents}}
+            parked = dict(self.store.parked)
+            for document in documents:
+                key = (document.index, document.id)
+                parked[key] = park(parked.get(key), document)
             for index in {document.index for document in documents}:
                 if sum(1 for key in parked if key[0] == index) > self._quarantine_limit:
                     raise DocumentRejected(f"the quarantine of index {index} is full", index=index)
@@ -280,6 +390,28 @@ class MemorySink(Sink):
                 found.setdefault(index, []).append(id)
             return found
 
+    def parked(self, index: Optional[str] = None) -> Iterator[Parked]:
+        with self._request("parked"):
+            return iter([one for _, one in sorted(self.store.parked.items()) if index in (None, one.index)])
+
+    def post(self, request: Request) -> None:
+        with self._request("post"):
+            if not self.stateful:
+                raise SinkRefused(f"sink {self.name} has no place to leave requests in")
+            self.store.requests[request.id] = request
+
+    def requests(self) -> Sequence[Request]:
+        with self._request("requests"):
+            return [one for id, one in self.store.requests.items() if id not in self.store.answers]
+
+    def answer(self, id: str, answer: Answer) -> None:
+        with self._request("answer"):
+            self.store.answers[id] = answer
+
+    def answer_to(self, id: str) -> Optional[Answer]:
+        with self._request("answer_to"):
+            return self.store.answers.get(id)
+
     def renew(self) -> None:
         with self._request("renew"):
             self._check_lease()
@@ -289,7 +421,7 @@ class MemorySink(Sink):
             lost = []
             for name in self._plans:
                 held = self._held(name)
-                if held.building is None and (held.read is None or held.read.shape != self._plans[name].canonical):
+                if held.building is None and held.read is None:
                     lost.append(name)
             return lost
 
@@ -336,6 +468,22 @@ class _Request:
         self._sink.store.lock.release()
         if self._after is not None and kind is None:
             raise self._after
+
+
+def _generations(name: str, held: StoredIndex) -> List[GenerationReport]:
+    found = [(one, "kept") for one in held.kept]
+    found += [(held.read, "read")] if held.read is not None else []
+    found += [(held.building, "building")] if held.building is not None else []
+    return [
+        GenerationReport(
+            one.number,
+            "rolled back to" if state == "kept" and one is held.shown else state,
+            f"{name}:{one.number}",
+            len(one.bodies),
+            one.frozen,
+        )
+        for one, state in sorted(found, key=lambda pair: -pair[0].number)
+    ]
 
 
 def _who(identity: SourceIdentity) -> Tuple[str, str, str, str]:

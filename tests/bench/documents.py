@@ -44,7 +44,7 @@ class Source:
 
     def documents(self, index: str) -> Iterator[Tuple[str, bytes]]:
         """Id and JSON of every document of ``index``, in key order."""
-        chunk = self._documents.next_chunk(index, None, CHUNK_ROWS)
+        chunk = self._documents.next_chunk(index, None, None, CHUNK_ROWS)
         while chunk is not None:
             with self._documents.snapshot([], self._stop) as snapshot:
                 documents, rest = snapshot.build_chunk(chunk)
@@ -52,7 +52,7 @@ class Source:
                 while rest:
                     documents, rest = snapshot.build(index, rest)
                     yield from self._finished(index, documents)
-            chunk = self._documents.next_chunk(index, chunk, CHUNK_ROWS)
+            chunk = self._documents.next_chunk(index, chunk.upper, None, CHUNK_ROWS)
 
     @staticmethod
     def _finished(index: str, documents: Sequence[Document]) -> Iterator[Tuple[str, bytes]]:

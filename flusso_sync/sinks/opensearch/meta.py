@@ -1,20 +1,19 @@
 """The meta store: one small index that holds all our state beside the slot.
 
-Documents: ``owner`` (with the lease), ``record``, ``index:L`` per logical index, ``parked:…`` per quarantined
-document.  Writes go through an alias of its own with ``require_alias``, so that a meta store deleted under us is
-noticed and never born anew with a guessed mapping.
+Documents: ``owner`` (with the lease), ``record``, ``index:L`` per logical index, ``build:L`` per unfinished build,
+``parked:…`` per quarantined document, ``mailbox`` for requests.  Writes go through an alias of its own with
+``require_alias``, so that a meta store deleted under us is noticed and never born anew with a guessed mapping.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import time
 from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
 
 from flusso_sync.errors import DocumentRejected, SinkUnavailable
-from flusso_sync.sinks.base import Rejected
+from flusso_sync.sinks.base import Parked, Rejected, park
 from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
 from flusso_sync.sinks.opensearch.names import Names
 
@@ -40,7 +39,9 @@ _BODY: Json = {
             "reason": {"type": "text"},
             "lsn": {"type": "keyword"},
             "delete": {"type": "boolean"},
+            "first": {"type": "date"},
             "at": {"type": "date"},
+            "tries": {"type": "integer"},
         },
     },
 }
@@ -167,26 +168,25 @@ class Quarantine:
     def __init__(self, meta: Meta, limit: int) -> None:
         self._meta = meta
         self._limit = limit
-        self._ids: Dict[str, Set[str]] = {}
+        self._parked: Dict[str, Dict[str, Parked]] = {}
 
     def load(self) -> None:
-        ids: Dict[str, Set[str]] = {}
-        for document in self._meta.every("parked"):
-            ids.setdefault(document["index"], set()).add(document["id"])
-        self._ids = ids
+        found: Dict[str, Dict[str, Parked]] = {}
+        for entry in self.entries():
+            found.setdefault(entry.index, {})[entry.id] = entry
+        self._parked = found
 
     def ids(self) -> Dict[str, List[str]]:
-        return {index: sorted(ids) for index, ids in list(self._ids.items()) if ids}
+        return {index: sorted(entries) for index, entries in list(self._parked.items()) if entries}
 
     def park(self, documents: Sequence[Rejected]) -> None:
         """Store ``documents``; raises ``DocumentRejected`` where an index's parking place is full."""
-        grown = {index: set(ids) for index, ids in self._ids.items()}
+        grown = {index: dict(entries) for index, entries in self._parked.items()}
         lines: List[Json] = []
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         for document in documents:
-            ids = grown.setdefault(document.index, set())
-            ids.add(document.id)
-            if len(ids) > self._limit:
+            entries = grown.setdefault(document.index, {})
+            entry = entries[document.id] = park(entries.get(document.id), document)
+            if len(entries) > self._limit:
                 raise DocumentRejected(
                     f"the quarantine of index {document.index} holds its limit of {self._limit} documents; the next "
                     f"would be {document.id!r}: {document.reason}",
@@ -199,33 +199,42 @@ class Quarantine:
                 {
                     "kind": "parked",
                     "key": key,
-                    "index": document.index,
-                    "id": document.id,
-                    "reason": document.reason,
-                    "lsn": str(document.lsn),
-                    "delete": document.delete,
-                    "at": at,
+                    "index": entry.index,
+                    "id": entry.id,
+                    "reason": entry.reason,
+                    "lsn": str(entry.lsn),
+                    "delete": entry.delete,
+                    "first": entry.first,
+                    "at": entry.last,
+                    "tries": entry.tries,
                 }
             )
         if lines:
             self._meta.bulk(lines)
-            self._ids = grown
+            self._parked = grown
 
-    def entries(self) -> Iterator[Rejected]:
-        """Everything parked, for people."""
+    def entries(self, index: Optional[str] = None) -> Iterator[Parked]:
+        """Everything parked, as the store has it."""
         for found in self._meta.every("parked"):
-            yield Rejected(found["index"], found["id"], found["reason"], int(found["lsn"]), found["delete"])
+            if index in (None, found["index"]):
+                yield Parked(
+                    found["index"],
+                    found["id"],
+                    found["reason"],
+                    stored_int(found, "lsn"),
+                    first=found.get("first") or found["at"],
+                    last=found["at"],
+                    tries=found.get("tries", 1),
+                    delete=found["delete"],
+                )
 
     def release(self, index: str, ids: Sequence[str]) -> None:
-        parked = self._ids.get(index, set())
+        parked = self._parked.get(index, {})
         gone = [id for id in ids if id in parked]
         if gone:
             self._meta.bulk([{"delete": {"_id": f"parked:{_key(index, id)}"}} for id in gone])
-            parked.difference_update(gone)
-
-    def drop(self, index: str) -> None:
-        """Forget an index's documents."""
-        self.release(index, list(self._ids.get(index, ())))
+            for id in gone:
+                parked.pop(id, None)
 
 
 def _key(index: str, id: str) -> str:

@@ -18,11 +18,24 @@ from urllib.parse import urlencode
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import FlussoError, IndexMissing, OwnerConflict, SinkError, SinkRefused, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write
+from flusso_sync.sinks.base import (
+    Answer,
+    Failure,
+    GenerationReport,
+    IndexReport,
+    Parked,
+    Rejected,
+    Request,
+    RolledBack,
+    Sink,
+    SinkReport,
+    Write,
+)
 from flusso_sync.sinks.opensearch import bulk
 from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
 from flusso_sync.sinks.opensearch.hash import RENDERER, index_hash
 from flusso_sync.sinks.opensearch.lease import Lease, owner_of, same_history, same_owner
+from flusso_sync.sinks.opensearch.mailbox import Mailbox
 from flusso_sync.sinks.opensearch.mapping import index_body
 from flusso_sync.sinks.opensearch.meta import Meta, MetaMissing, Quarantine, stored_int
 from flusso_sync.sinks.opensearch.names import Generation, Names
@@ -86,12 +99,15 @@ class _Index:
     skipped: bool = False
     #: The aliases are being moved to ``read``.
     switching: bool = False
-    #: Indexes that were read before, newest first, and are kept.
+    #: Indexes that were read before, newest first, and are kept; each stands still.
     former: Tuple[str, ...] = ()
+    #: Former index -> everything up to this position is in it.
+    frozen: Dict[str, int] = field(default_factory=dict)
+    #: What ``ensure`` found stored of an unfinished build that can be gone on with.
+    progress: Optional[Mapping[str, Any]] = None
     #: The highest number a generation ever had, of any hash.
     last: int = 0
     live: Tuple[bulk.Target, ...] = ()
-    build: Tuple[bulk.Target, ...] = ()
 
     @property
     def name(self) -> str:
@@ -99,8 +115,14 @@ class _Index:
 
     def publish(self) -> None:
         """Let writers see which generations there are."""
-        self.build = (self.building.target,) if self.building else ()
         self.live = tuple(one.target for one in (self.read, self.building) if one is not None)
+
+    def build_of(self, generation: Optional[int]) -> Tuple[bulk.Target, ...]:
+        """Where writes of a build go: nowhere once another generation is built, or none."""
+        building = self.building
+        if building is None or generation not in (None, building.generation.number):
+            return ()
+        return (building.target,)
 
     def current(self, target: bulk.Target) -> bool:
         return any(one is not None and one.target == target for one in (self.read, self.building))
@@ -122,6 +144,7 @@ class OpenSearchSink(Sink):
         self._meta = Meta(self._client, self._names)
         self._lease = Lease(self._meta)
         self._quarantine = Quarantine(self._meta, settings.quarantine_limit)
+        self._mailbox = Mailbox(self._meta)
         self._indexes: Dict[str, _Index] = {}
         self._record: Optional[Record] = None
         self._renewed_at = float("-inf")
@@ -180,6 +203,8 @@ class OpenSearchSink(Sink):
     def _start_over(self) -> None:
         """Forget what another source's history means: its positions, and that indexes are complete."""
         self._meta.delete(_RECORD)
+        for document in list(self._meta.every("build")):
+            self._meta.delete(document["key"])
         for document in list(self._meta.every("index")):
             self._meta.write(document["key"], {**document, "seeded": False})
 
@@ -238,6 +263,7 @@ class OpenSearchSink(Sink):
         numbers = [generation.number for generation in ours]
         index.last = max([*numbers, stored_int(before, "last")])
         index.former = tuple(former for former in before.get("former", ()) if former in found)
+        index.frozen = {former: int(lsn) for former, lsn in (before.get("frozen") or {}).items()}
         if before.get("generation"):
             generation = Generation(name, str(before.get("hash")), stored_int(before, "generation"))
             held = ours.get(generation)
@@ -248,18 +274,22 @@ class OpenSearchSink(Sink):
                 index.read = self._built(generation, held.uuid)
             else:
                 # Another schema: it is read on, and stands still, until the new one is complete.
-                index.former = (held.name, *index.former)
+                self._freeze(index, held.name)
         index.seeded = index.read is not None and bool(before.get("seeded"))
         index.skipped = index.read is not None and bool(before.get("skipped"))
         index.switching = index.read is not None and bool(before.get("switching"))
         detail = ""
         if index.read is not None:
             self._restore(index, found[index.read.concrete], found)
-        kept = {index.read.concrete if index.read else "", *index.former}
+        if not index.seeded and not skip_build:
+            self._find_unfinished(index, ours)
+        kept = {one.concrete for one in (index.read, index.building) if one is not None}.union(index.former)
         self._delete(name, [one for one in ours.values() if one.name not in kept])
         if not index.seeded:
             detail = "interrupted" if index.read is not None else "unknown" if stored is None else "gone or changed"
-            if not skip_build:
+            if index.building is not None:
+                detail = "unfinished"
+            elif not skip_build:
                 index.building, index.unclaimed = self._create(index), True
             elif index.read is None:
                 # Readers get it at once because the user asked for it.
@@ -274,7 +304,29 @@ class OpenSearchSink(Sink):
         index.publish()
         self._indexes[name] = index
         current = index.read or index.building
-        return IndexReport(name, index.seeded, current.generation.number if current else 0, detail)
+        return IndexReport(
+            name,
+            index.seeded,
+            current.generation.number if current else 0,
+            detail,
+            readable=index.read is not None or bool(index.former),
+            progress=index.progress,
+        )
+
+    def _find_unfinished(self, index: _Index, ours: Mapping[Generation, _Found]) -> None:
+        """Take up the generation that an earlier life was building, if it is still the one that is wanted."""
+        stored = self._meta.read(_build_id(index.name))
+        if stored is None or stored.source.get("hash") != index.hash:
+            return
+        generation = Generation(index.name, index.hash, stored_int(stored.source, "generation"))
+        held = ours.get(generation)
+        if held is None or held.uuid != stored.source.get("uuid") or held.meta.get("hash") != index.hash:
+            return
+        if index.read is not None and index.read.generation == generation:
+            return
+        index.building = self._built(generation, held.uuid)
+        index.progress = json.loads(stored.source["progress"])
+        self._restore_write_alias(index.building, held)
 
     def _refuse_foreign(self, name: str, ours: Mapping[Generation, _Found]) -> None:
         """A meta store that knows nothing of indexes that are there was deleted, or is not theirs."""
@@ -295,23 +347,127 @@ class OpenSearchSink(Sink):
             if one.building is not None and one.unclaimed:
                 one.unclaimed = False
                 return one.building.generation.number
-            found = self._find(self._names.every(index))
+            return self._begin(one).generation.number
+
+    def _begin(self, index: _Index) -> _Built:
+        found = self._find(self._names.every(index.name))
+        if index.read is not None:
+            held = found.get(index.read.concrete)
+            if held is None or held.uuid != index.read.uuid:
+                index.read = None
+                index.publish()
+            else:
+                self._restore(index, held, found)
+        index.seeded = False
+        begun = self._create(index)
+        index.building, index.unclaimed, index.progress = begun, False, None
+        # From here on live writes go to it; only then does the one it replaces disappear.
+        index.publish()
+        kept = {one.concrete for one in (index.read, begun) if one is not None}.union(index.former)
+        ours = self._generations(index.name, found)
+        self._delete(index.name, [other for other in ours.values() if other.name not in kept])
+        return begun
+
+    def resume_build(self, index: str) -> int:
+        one = self._index(index)
+        with one.lock:
+            if one.building is None or one.progress is None:
+                raise SinkRefused(f"sink {self.name} keeps no unfinished build of index {index}", index=index)
+            one.progress = None
+            return one.building.generation.number
+
+    def save_progress(self, index: str, progress: Mapping[str, Any]) -> None:
+        self._lease.check()
+        building = self._index(index).building
+        if building is None:
+            return
+        self._meta.write(
+            _build_id(index),
+            {
+                "kind": "build",
+                "key": _build_id(index),
+                "index": index,
+                "hash": building.generation.hash,
+                "generation": str(building.generation.number),
+                "uuid": building.uuid,
+                # As text: the keys in it are nothing to search.
+                "progress": json.dumps(progress),
+            },
+        )
+
+    def rollback(self, index: str) -> RolledBack:
+        one = self._index(index)
+        with one.lock:
+            target = self._older(one, self._find(self._names.every(index)))
+            if target is None:
+                raise SinkRefused(
+                    f"sink {self.name} keeps no former generation of index {index}",
+                    hint="index[].keep_generations says how many are kept",
+                    index=index,
+                )
+            # First the one that live writes go to from now on, then what they no longer go to.
+            begun = self._begin(one)
+            back = self._names.concrete(target)
             if one.read is not None:
-                held = found.get(one.read.concrete)
-                if held is None or held.uuid != one.read.uuid:
-                    one.read = None
-                    one.publish()
-                else:
-                    self._restore(one, held, found)
-            one.seeded = False
-            begun = self._create(one)
-            one.building, one.unclaimed = begun, False
-            # From here on live writes go to it; only then does the one it replaces disappear.
+                self._freeze(one, one.read.concrete)
+                one.read, one.skipped = None, False
+            one.former = (back, *(name for name in one.former if name != back))
             one.publish()
-            kept = {one.concrete for one in (one.read, begun) if one is not None}.union(one.former)
-            ours = self._generations(index, found)
-            self._delete(index, [other for other in ours.values() if other.name not in kept])
-            return begun.generation.number
+            self._save(one)
+            # What was written last before it stood still may not have been searchable yet.
+            self._client.send("POST", f"/{segment(back)}/_refresh")
+            self._move_aliases(one, back, target.hash)
+            return RolledBack(target.number, begun.generation.number)
+
+    def _older(self, index: _Index, found: Mapping[str, _Found]) -> Optional[Generation]:
+        """The newest kept generation that is older than the one that readers have."""
+        alias = self._names.convenience(index.name)
+        shown = [
+            generation.number
+            for generation, held in self._generations(index.name, found).items()
+            if alias in held.aliases
+        ]
+        kept = [self._names.parse(index.name, name) for name in index.former if name in found]
+        older = [one for one in kept if one is not None and (not shown or one.number < max(shown))]
+        return max(older, key=lambda one: one.number, default=None)
+
+    def _freeze(self, index: _Index, name: str) -> None:
+        """An index that was current until now stands still, and is one of the former."""
+        index.former = (name, *(former for former in index.former if former != name))
+        index.frozen[name] = self._record.confirmed if self._record is not None else 0
+
+    def generations(self) -> Mapping[str, Sequence[GenerationReport]]:
+        return {stored["index"]: self._reports(stored) for stored in list(self._meta.every("index"))}
+
+    def _reports(self, stored: Mapping[str, Any]) -> List[GenerationReport]:
+        name = stored["index"]
+        alias = self._names.convenience(name)
+        counts = self._counts(name)
+        frozen = stored.get("frozen") or {}
+        reports: List[GenerationReport] = []
+        for generation, held in self._generations(name, self._find(self._names.every(name))).items():
+            if held.uuid == stored.get("uuid"):
+                state = "read"
+            elif held.name in stored.get("former", ()):
+                state = "rolled back to" if alias in held.aliases else "kept"
+            else:
+                state = "building" if generation.number == stored_int(stored, "last") else "left over"
+            lsn = frozen.get(held.name)
+            reports.append(
+                GenerationReport(
+                    generation.number, state, held.name, counts.get(held.name), None if lsn is None else int(lsn)
+                )
+            )
+        return sorted(reports, key=lambda report: -report.number)
+
+    def _counts(self, index: str) -> Dict[str, int]:
+        """Index -> documents that a search finds in it."""
+        path = f"/_cat/indices/{self._names.every(index)}"
+        query = {"h": "index,docs.count", "format": "json", "expand_wildcards": "all"}
+        answer = self._client.get(path, query, missing=True)
+        if answer.status == 404:
+            return {}
+        return {row["index"]: int(row["docs.count"]) for row in answer.json() if row.get("docs.count")}
 
     def complete_build(self, index: str) -> None:
         one = self._index(index)
@@ -333,8 +489,8 @@ class OpenSearchSink(Sink):
             # The mark before the aliases: whoever finds ``switching`` at a start moves them.  The other way round, a
             # crash in between would leave readers on a generation that nobody keeps current.
             if one.read is not None:
-                one.former = (one.read.concrete, *one.former)
-            one.read, one.building = built, None
+                self._freeze(one, one.read.concrete)
+            one.read, one.building, one.progress = built, None, None
             one.seeded, one.skipped, one.switching = True, False, True
             self._save(one)
             self._finish_switch(one, built)
@@ -345,8 +501,10 @@ class OpenSearchSink(Sink):
         index.publish()
         keep = max(0, self._settings.keep_generations.get(index.name, 0))
         index.former = index.former[:keep]
+        index.frozen = {name: lsn for name, lsn in index.frozen.items() if name in index.former}
         index.switching = False
         self._save(index)
+        self._meta.delete(_build_id(index.name))
         found = self._find(self._names.every(index.name))
         kept = {built.concrete, *index.former}
         ours = self._generations(index.name, found)
@@ -426,21 +584,24 @@ class OpenSearchSink(Sink):
 
     def _switch(self, index: _Index, to: _Built) -> None:
         """Move the hash alias and the convenience alias to one generation, in one request."""
-        hash_alias = self._names.hash_alias(index.name, index.hash)
+        self._move_aliases(index, to.concrete, index.hash)
+
+    def _move_aliases(self, index: _Index, to: str, hash: str) -> None:
+        hash_alias = self._names.hash_alias(index.name, hash)
         convenience = self._names.convenience(index.name)
         holders = self._find(f"{hash_alias},{convenience}")
         aliases = [hash_alias, convenience]
         if convenience in holders:
-            log.warning("sink %s: %s is an index, so it cannot be an alias of %s", self.name, convenience, to.concrete)
+            log.warning("sink %s: %s is an index, so it cannot be an alias of %s", self.name, convenience, to)
             aliases.remove(convenience)
         actions: List[Dict[str, Any]] = [
             {"remove": {"index": holder.name, "alias": alias}}
             for holder in holders.values()
             for alias in aliases
-            if alias in holder.aliases and holder.name != to.concrete
+            if alias in holder.aliases and holder.name != to
         ]
-        held = holders[to.concrete].aliases if to.concrete in holders else set()
-        actions.extend({"add": {"index": to.concrete, "alias": alias}} for alias in aliases if alias not in held)
+        held = holders[to].aliases if to in holders else set()
+        actions.extend({"add": {"index": to, "alias": alias}} for alias in aliases if alias not in held)
         if actions:
             self._client.send("POST", "/_aliases", {"actions": actions})
 
@@ -448,10 +609,7 @@ class OpenSearchSink(Sink):
         """Give the generation that is read what it lost: its write alias, aliases nobody holds, its settings."""
         built = index.read
         assert built is not None
-        if built.target.alias not in held.aliases:
-            self._client.send(
-                "POST", "/_aliases", {"actions": [{"add": {"index": built.concrete, "alias": built.target.alias}}]}
-            )
+        self._restore_write_alias(built, held)
         if index.switching:
             self._switch(index, built)
             index.switching = False
@@ -461,6 +619,12 @@ class OpenSearchSink(Sink):
         wanted = (self._settings.refresh_interval, str(max(0, self._settings.number_of_replicas)))
         if (held.refresh_interval, held.number_of_replicas) != wanted:
             self._settle(built)
+
+    def _restore_write_alias(self, built: _Built, held: _Found) -> None:
+        if built.target.alias not in held.aliases:
+            self._client.send(
+                "POST", "/_aliases", {"actions": [{"add": {"index": built.concrete, "alias": built.target.alias}}]}
+            )
 
     def _restore_read_aliases(self, index: _Index, built: _Built) -> None:
         """Put back what nobody holds.  An alias that was moved by hand (to a former generation, say) stays there."""
@@ -485,7 +649,7 @@ class OpenSearchSink(Sink):
         targets: List[Tuple[bulk.Target, ...]] = []
         for write in writes:
             index = indexes.get(write.index) or self._index(write.index)
-            to = index.build if write.build else index.live
+            to = index.build_of(write.generation) if write.build else index.live
             if not to and not write.build:
                 raise IndexMissing(f"index {write.index} has no generation to write to", index=write.index)
             # A build write without a build belongs to one that is over.
@@ -562,9 +726,22 @@ class OpenSearchSink(Sink):
     def quarantined(self) -> Dict[str, List[str]]:
         return self._quarantine.ids()
 
-    def parked(self) -> Iterator[Rejected]:
-        """Every document in quarantine with its reason, for people; needs no lease."""
-        return self._quarantine.entries()
+    def parked(self, index: Optional[str] = None) -> Iterator[Parked]:
+        return self._quarantine.entries(index)
+
+    # -- requests -------------------------------------------------------------------------------------------
+
+    def post(self, request: Request) -> None:
+        self._mailbox.post(request)
+
+    def requests(self) -> Sequence[Request]:
+        return self._mailbox.requests()
+
+    def answer(self, id: str, answer: Answer) -> None:
+        self._mailbox.answer(id, answer)
+
+    def answer_to(self, id: str) -> Optional[Answer]:
+        return self._mailbox.answer_to(id)
 
     # -- keeping watch --------------------------------------------------------------------------------------
 
@@ -631,9 +808,7 @@ class OpenSearchSink(Sink):
                 if built.target.alias in found:
                     # An index stands where the alias was; it is deleted, and what went there is built again.
                     return False
-                self._client.send(
-                    "POST", "/_aliases", {"actions": [{"add": {"index": built.concrete, "alias": built.target.alias}}]}
-                )
+                self._restore_write_alias(built, held)
             if built is index.read and not index.switching:
                 hash_alias = self._names.hash_alias(index.name, index.hash)
                 if not {hash_alias, self._names.convenience(index.name)} <= held.aliases:
@@ -677,9 +852,9 @@ class OpenSearchSink(Sink):
         answer = self._client.get(f"/{segment(self._names.convenience(index))}/_count", missing=True)
         return int(answer.json()["count"]) if answer.status == 200 else 0
 
-    def search(self, index: str, words: str, size: int = 10) -> List[Tuple[str, Any]]:
+    def search(self, index: str, words: str, limit: int = 10) -> List[Tuple[str, Any]]:
         """The best matches for plain words over all fields: (id, document)."""
-        body = {"size": size, "query": {"simple_query_string": {"query": words, "lenient": True}}}
+        body = {"size": limit, "query": {"simple_query_string": {"query": words, "lenient": True}}}
         path = f"/{segment(self._names.convenience(index))}/_search"
         answer = self._client.send("POST", path, body, {"filter_path": "hits.hits._id,hits.hits._source"})
         hits = _exact(answer.data).get("hits", {}).get("hits", [])
@@ -762,6 +937,7 @@ class OpenSearchSink(Sink):
                 "skipped": index.skipped,
                 "switching": index.switching,
                 "former": list(index.former),
+                "frozen": {name: str(lsn) for name, lsn in index.frozen.items()},
                 "last": str(index.last),
             },
         )
@@ -769,6 +945,10 @@ class OpenSearchSink(Sink):
 
 def _document_id(name: str) -> str:
     return f"index:{name}"
+
+
+def _build_id(name: str) -> str:
+    return f"build:{name}"
 
 
 def _exact(data: bytes) -> Dict[str, Any]:
