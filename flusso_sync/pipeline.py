@@ -360,6 +360,7 @@ class Pipeline:
                 self._spawn(f"flusso-sink-{writer.sink.name}{suffix}", writer.loop)
         self._spawn("flusso-engine", engine.loop)
         self._spawn("flusso-confirm", self._confirm)
+        self._spawn("flusso-progress", self._connected().keep_progress)
         self._spawn("flusso-watch", self._watch)
         for sink in self._sinks.values():
             self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]

@@ -137,9 +137,9 @@ def test_synced_waits_for_what_a_change_rebuilds_and_not_for_a_reindex(monkeypat
     truncate, build = threading.Event(), threading.Event()
     build.set()
 
-    def next_chunk(self: Any, index: str, after: Optional[Chunk], rows: int) -> Optional[Chunk]:
+    def next_chunk(self: Any, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
         build.wait(30)
-        return read(self, index, after, rows)
+        return read(self, index, after, until, rows)
 
     def resolve(self: Any, runs: Sequence[ChangeRun]) -> Resolution:
         return Resolution({}, {"things": "it was truncated"}) if truncate.is_set() else traced(self, runs)

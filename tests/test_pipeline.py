@@ -330,3 +330,38 @@ def test_a_finite_source_ends_only_when_all_of_it_is_durable() -> None:
     Daemon(config(), backends).start().run(threading.Event())
     assert backends.sink.documents == backends.expected
     assert backends.capture.confirmed == 200
+
+
+def test_a_build_cut_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a build of many small chunks whose writes end after some of them
+    lives = Lives({f"k{i:03}": "v" for i in range(300)})
+    allowed = threading.Semaphore(120)
+    away = SinkUnavailable("away")
+    written: List[str] = []
+    write = MemorySink.write
+
+    def counted(self: MemorySink, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
+        for one in writes:
+            if not allowed.acquire(blocking=False):
+                raise away
+        written.extend(one.id for one in writes if one.build)
+        return write(self, writes, refresh=refresh)
+
+    monkeypatch.setattr(MemorySink, "write", counted)
+    monkeypatch.setattr(MemorySink, "max_actions", 10, raising=False)
+    daemon = Daemon(config(backfill={"chunk_rows": 10, "workers": 2}), lives)
+    with daemon.background() as running:
+        held = lives.stores["one"].indexes
+        wait_for(lambda: "things" in held and (held["things"].progress or {}).get("rows", 0) >= 80, 20)
+        running.stop(10)
+    first = list(written)
+    rows = (lives.stores["one"].indexes["things"].progress or {})["rows"]
+    # When another life begins
+    del written[:]
+    allowed = threading.Semaphore(10_000)
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+    # Then it repeats what was in flight and no more, and the index is whole
+    assert len(written) == 300 - rows
+    assert len(set(first) | set(written)) == 300
+    assert lives.made[-1]["one"].documents("things") == lives.expected

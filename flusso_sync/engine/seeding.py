@@ -75,7 +75,13 @@ class Build:
     """One index being built into the sinks that lack it; complete when every chunk was read and is durable."""
 
     def __init__(
-        self, index: str, targets: Mapping[SinkWriter, int], frontier: Frontier, total: Optional[int], chunk_rows: int
+        self,
+        index: str,
+        targets: Mapping[SinkWriter, int],
+        frontier: Frontier,
+        total: Optional[int],
+        chunk_rows: int,
+        moved: Callable[[], None] = lambda: None,
     ) -> None:
         self.index = index
         #: Writer -> the generation that its sink builds.
@@ -84,9 +90,13 @@ class Build:
         self.frontier = frontier
         self.stride = Stride(chunk_rows)
         self.cancelled = False
+        #: Cancelled, or being completed: what is stored from now on would be taken for the next one's.
+        self.over = False
         #: Guards the frontier and what follows.
         self.lock = threading.RLock()
         self._total = total
+        #: Told, with the lock held, that there is progress to store.
+        self._moved = moved
         self._read_rows = frontier.rows
         self._unsaved = False
         self._reading = threading.Lock()
@@ -119,6 +129,7 @@ class Build:
 
     def _settle(self) -> None:
         self._unsaved = True
+        self._moved()
         if self.frontier.complete:
             self.complete.set()
 
@@ -127,6 +138,11 @@ class Build:
         self.cancelled = True
         for writer in self.writers:
             writer.forget_builds(self.index)
+        self.end()
+
+    def end(self) -> None:
+        """Store nothing any more; waits for what is being stored now."""
+        self.over = True
         with self._saving:
             pass
 
@@ -146,23 +162,21 @@ class Build:
             return max(self._total, self._read_rows + self._read_rows // 100 + 1)
 
     def save(self, stop: threading.Event, status: Status) -> None:
-        """Store the progress in every sink of the build, unless it stands there already or somebody is at it."""
-        if not self._unsaved or not self._saving.acquire(blocking=False):
-            return
-        try:
+        """Store the progress in every sink of the build, unless it stands there already."""
+        with self._saving:
             with self.lock:
+                if not self._unsaved:
+                    return
                 self._unsaved = False
                 progress = self.frontier.to_json()
             for writer in self.writers:
-                if writer.sink.stateful and not self.cancelled:
+                if writer.sink.stateful and not self.over:
                     wait_out(
                         lambda w=writer: w.sink.save_progress(self.index, progress),  # type: ignore[misc]
                         stop,
                         status,
                         f"sink {writer.sink.name}",
                     )
-        finally:
-            self._saving.release()
 
 
 class Seeding:
@@ -198,6 +212,7 @@ class Seeding:
         self._builds: Dict[str, Build] = {}
         self._turn: Deque[str] = deque()
         self._completing = 0
+        self._moved = threading.Event()
 
     def start(
         self,
@@ -214,7 +229,7 @@ class Seeding:
         """
         total = wait_out(lambda: self._documents.estimate(index), self._stop, self._status, "source documents")
         frontier = Frontier(self._documents.order(index)) if progress is None else Frontier.resumed(progress)
-        build = Build(index, targets, frontier, total, self._chunk_rows)
+        build = Build(index, targets, frontier, total, self._chunk_rows, self._moved.set)
         with self._lock:
             older = self._builds.get(index)
             if older is None:
@@ -252,7 +267,6 @@ class Seeding:
             build = self._next()
             if build is None:
                 return
-            build.save(self._stop, self._status)
             self._show(build)
             if build.frontier.exhausted:
                 self._finish(build)
@@ -267,6 +281,20 @@ class Seeding:
             )
             if taken is not None:
                 self._read(build, taken)
+
+    def keep_progress(self) -> None:
+        """The loop of ``flusso-progress``: store how far each build is, whenever it moved, until stop.
+
+        On a thread of its own, because a durable write takes as long as a chunk.
+        """
+        while not self._stop.is_set():
+            if not self._moved.wait(0.5):
+                continue
+            self._moved.clear()
+            with self._lock:
+                builds = list(self._builds.values())
+            for build in builds:
+                build.save(self._stop, self._status)
 
     def _next(self) -> Optional[Build]:
         with self._lock:
@@ -319,6 +347,7 @@ class Seeding:
                 del self._builds[build.index]
                 self._turn.remove(build.index)
                 self._completing += 1
+            build.end()
             self._complete(build)
             with self._lock:
                 self._completing -= 1
