@@ -27,10 +27,10 @@ SCHEMA = {
 }
 
 
-def config() -> Config:
-    return Config.from_mapping(
-        {"source": {"type": "postgres"}, "index": [{"name": "things", "schema": SCHEMA, "enabled": True}]}
-    )
+def config(**settings: Any) -> Config:
+    """One index; ``settings`` are further root keys."""
+    index = [{"name": "things", "schema": SCHEMA, "enabled": True}]
+    return Config.from_mapping({"source": {"type": "postgres"}, "index": index, **settings})
 
 
 def changes(count: int) -> List[Any]:

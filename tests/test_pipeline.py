@@ -341,9 +341,8 @@ def test_a_build_cut_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -
     write = MemorySink.write
 
     def counted(self: MemorySink, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
-        for one in writes:
-            if not allowed.acquire(blocking=False):
-                raise away
+        if not all(allowed.acquire(blocking=False) for _ in writes):
+            raise away
         written.extend(one.id for one in writes if one.build)
         return write(self, writes, refresh=refresh)
 
