@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Dict, Iterator, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping, Optional, Protocol, Sequence, Tuple
 
 from flusso_sync.backoff import Backoff, Stopped
 from flusso_sync.engine.policies import FailurePolicies, OnError
@@ -306,21 +306,44 @@ class RunningDaemon:
             # A pipeline that ended answers at once.
             self._ended.wait(0.02)
 
-    def reindex(self, name: str) -> None:
-        """Build a new generation of an index while readers keep the old one.
+    def reindex(self, name: str) -> str:
+        """Build a new generation of an index while readers keep the old one; joins a build that is under way.
 
-        Blocks while a sink is away.  Raises ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while the
-        daemon is not running.
+        Blocks while a sink is away.  Returns a sentence.  Raises ``KeyError`` for an unknown or disabled index,
+        ``RuntimeError`` while the daemon is not running.
         """
+        return self._ask(name, lambda pipeline: pipeline.reindex(name))
+
+    def rollback(self, name: str) -> str:
+        """Let readers have the newest kept generation of an index at once, while a fresh one is built.
+
+        As :meth:`reindex`; raises ``SinkRefused`` where none is kept (``keep_generations``).
+        """
+        return self._ask(name, lambda pipeline: pipeline.rollback(name))
+
+    def retry(self, name: str, ids: Sequence[str] = ()) -> str:
+        """Read parked documents of an index again, ``ids`` or all of them, and write those that can be written.
+
+        As :meth:`reindex`; waits some seconds for the outcome.
+        """
+        return self._ask(name, lambda pipeline: pipeline.retry(name, ids))
+
+    @property
+    def sinks(self) -> Mapping[str, Sink]:
+        """The sinks of the pipeline that runs now, for reading; empty while there is none."""
+        pipeline = self._pipeline
+        return {} if pipeline is None else pipeline.sinks
+
+    def _ask(self, name: str, what: Callable[[Pipeline], str]) -> str:
         if name not in {plan.name for plan in self._plans}:
             raise KeyError(name)
         pipeline = self._pipeline
         if pipeline is None or self._ended.is_set():
             raise RuntimeError("the daemon is not running")
         try:
-            pipeline.reindex(name)
+            return what(pipeline)
         except Stopped:
-            raise RuntimeError("the daemon stopped before the build could begin") from None
+            raise RuntimeError("the daemon stopped before it could be done") from None
 
 
 class _Either(threading.Event):

@@ -25,7 +25,7 @@ from flusso_sync.engine.writer import SinkWriter
 from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Sink
+from flusso_sync.sinks.base import Answer, Request, Sink
 from flusso_sync.status import IndexState, Status
 from flusso_sync.worker import Worker
 
@@ -44,6 +44,9 @@ WATCH_SECONDS = 5.0
 #: Records of the confirmed position are at least this far apart: with work in between, and when only idle.
 RECORD_SECONDS = 0.25
 IDLE_RECORD_SECONDS = 1.0
+
+#: How long a command waits for the documents it had read again.
+RETRY_SECONDS = 20.0
 
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
@@ -99,7 +102,8 @@ class Pipeline:
         self._plans = tuple(plans)
         self._capture = parts.capture
         self._documents = parts.documents
-        self._sinks = dict(sinks)
+        #: By name; for readers of any thread.
+        self.sinks: Mapping[str, Sink] = dict(sinks)
         self._policies = policies
         self._options = options
         self._status = status
@@ -131,6 +135,10 @@ class Pipeline:
         #: Guards ``_beginning``: the indexes whose rebuild a watch asked for and that has not begun yet.
         self._watching = threading.Lock()
         self._beginning: Set[str] = set()
+        #: Requests that are being carried out, by id.
+        self._answering: Set[str] = set()
+        #: Index under build -> ids that were parked when it began.
+        self._parked_before: Dict[str, Set[str]] = {}
         self._first_builds: Set[str] = set()
 
     # -- one life -----------------------------------------------------------------------------------
@@ -160,9 +168,9 @@ class Pipeline:
         identity = wait_out(lambda: self._capture.connect(stop), stop, status, "source")
         self._identity = identity
         wait_out(lambda: self._documents.open(self._plans, stop), stop, status, "source documents")
-        for name, sink in self._sinks.items():
+        for name, sink in self.sinks.items():
             wait_out(lambda s=sink: s.open(identity, adopt=self._options.adopt), stop, status, f"sink {name}")  # type: ignore[misc]
-        stateful = {name: sink for name, sink in self._sinks.items() if sink.stateful}
+        stateful = {name: sink for name, sink in self.sinks.items() if sink.stateful}
         records = [
             wait_out(lambda s=sink: s.read_record(), stop, status, f"sink {name}")  # type: ignore[misc]
             for name, sink in stateful.items()
@@ -179,13 +187,13 @@ class Pipeline:
         self._recorded = prepared.position
         self._coverage = prepared.coverage
         status.set_confirmed(prepared.position)
-        found = self._ensure(stateful or self._sinks, stop)
+        found = self._ensure(stateful or self.sinks, stop)
         missing = found.missing
-        every = {plan.name: list(self._sinks) for plan in self._plans}
+        every = {plan.name: list(self.sinks) for plan in self._plans}
         rebuild: Dict[str, str] = {**self._wanted_rebuilds, **prepared.rebuild}
         if prepared.gap is not None:
             rebuild = {name: prepared.gap for name in every}
-        for name, sink in self._sinks.items():
+        for name, sink in self.sinks.items():
             self._writers.append(self._writer(sink))
             log.debug("sink %s is %s", name, "stateful" if sink.stateful else "stateless")
         self._make_engine()
@@ -207,7 +215,7 @@ class Pipeline:
             if plan.name not in builds and status.index_state(plan.name) is not IndexState.SKIPPED:
                 status.set_index_state(plan.name, IndexState.SEEDED)
         # A rebuild concerns every sink, also where only one of them lacks the index.
-        self._begin(builds, {**missing, **{name: list(self._sinks) for name in rebuild}}, stop, progress)
+        self._begin(builds, {**missing, **{name: list(self.sinks) for name in rebuild}}, stop, progress)
         self._wanted_rebuilds.clear()
         self._opened.set()
         if prepared.gap is not None or record is None:
@@ -221,7 +229,7 @@ class Pipeline:
         missing: Dict[str, List[str]] = {}
         unreadable: Set[str] = set()
         progress: Dict[str, List[Optional[Mapping[str, Any]]]] = {}
-        for name, sink in self._sinks.items():
+        for name, sink in self.sinks.items():
             reports = wait_out(
                 lambda s=sink: s.ensure(self._plans, skip_build=self._options.skip_backfill),  # type: ignore[misc]
                 stop,
@@ -235,7 +243,7 @@ class Pipeline:
                     progress.setdefault(report.index, []).append(report.progress)
                 if not (report.seeded or report.readable) and name in voters:
                     unreadable.add(report.index)
-        silent = [name for name in self._sinks if name not in voters]
+        silent = [name for name in self.sinks if name not in voters]
         agreed = {index: furthest_behind(stored) for index, stored in progress.items()}
         return _Found(
             {index: names + silent for index, names in missing.items()},
@@ -282,6 +290,7 @@ class Pipeline:
                 status=self._status,
                 stop=self._halt,
             ),
+            completed=self._look_at_parked,
         )
 
     # -- builds -------------------------------------------------------------------------------------
@@ -289,7 +298,7 @@ class Pipeline:
     def _rebuild(self, reasons: Mapping[str, str]) -> None:
         """Rebuild indexes while the pipeline runs, into every sink; the new generation is begun when this returns."""
         self._asked.difference_update(reasons)
-        self._begin(reasons, {name: list(self._sinks) for name in reasons}, self._halt)
+        self._begin(reasons, {name: list(self.sinks) for name in reasons}, self._halt)
 
     def _begin(
         self,
@@ -340,6 +349,7 @@ class Pipeline:
         building = max(generations.values(), default=0)
         if building and not first:
             self._status.set_index_state(index, IndexState.REBUILDING, building=building)
+        self._parked_before[index] = {id for sink in self.sinks.values() for id in sink.quarantined().get(index, ())}
         seeding.start(index, generations, rebuilding=not first, progress=progress)
 
     # -- threads --------------------------------------------------------------------------------------
@@ -352,7 +362,7 @@ class Pipeline:
         status.expect_heartbeat("flusso-capture", CAPTURE_SILENCE_SECONDS)
         status.expect_heartbeat("flusso-engine", ENGINE_SILENCE_SECONDS)
         status.expect_heartbeat("flusso-confirm", CONFIRM_SILENCE_SECONDS)
-        for watch in ("flusso-watch", *(f"flusso-watch-{name}" for name in self._sinks)):
+        for watch in ("flusso-watch", *(f"flusso-watch-{name}" for name in self.sinks)):
             status.expect_heartbeat(watch, WATCH_SILENCE_SECONDS)
         for writer in self._writers:
             for number in range(writer.sink.concurrency):
@@ -362,13 +372,15 @@ class Pipeline:
         self._spawn("flusso-confirm", self._confirm)
         self._spawn("flusso-progress", self._connected().keep_progress)
         self._spawn("flusso-watch", self._watch)
-        for sink in self._sinks.values():
+        for sink in self.sinks.values():
             self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]
         self._spawn("flusso-lag", self._lag)
         self._spawn("flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done)
 
     def _spawn(self, name: str, loop: Callable[[], None], ended: Optional[Callable[[str], None]] = None) -> Worker:
         worker = Worker(name, loop, self._fail, ended)
+        # Those that answer a request or begin a rebuild come and go.
+        self._workers = [other for other in self._workers if other.ident is None or other.is_alive()]
         self._workers.append(worker)
         worker.start()
         return worker
@@ -463,7 +475,7 @@ class Pipeline:
             if position < self._recorded:
                 # Somebody was faster; a record behind what the source was told would look like a gap.
                 return
-            for name, sink in self._sinks.items():
+            for name, sink in self.sinks.items():
                 if sink.stateful:
                     wait_out(lambda s=sink: s.write_record(record), stop, self._status, f"sink {name}")  # type: ignore[misc]
             self._recorded = position
@@ -478,16 +490,68 @@ class Pipeline:
             self._status.heartbeat("flusso-watch")
             self._look("watch of the source", self._capture.watch)
 
+    def _look_at_parked(self, index: str) -> None:
+        """A build wrote what could be written; what was parked before it and still is may have no row any more."""
+        before = self._parked_before.pop(index, set())
+        left = sorted(
+            id for id in before if any(id in sink.quarantined().get(index, ()) for sink in self.sinks.values())
+        )
+        if left:
+            self._spawn("flusso-parked", lambda: self._retry_quietly(index, left))
+
+    def _retry_quietly(self, index: str, ids: Sequence[str]) -> None:
+        try:
+            self.retry(index, ids)
+        except FlussoError as error:
+            if not error.transient:
+                raise
+            log.info("what is parked of index %s is not looked at now: %s", index, error.message)
+
     def _watch_sink(self, sink: Sink) -> None:
-        """A sink's lease, index UUIDs and aliases; a thread for each, so that one that hangs costs nobody's lease."""
+        """A sink's lease, index UUIDs, aliases and requests; a thread for each, so that one that hangs costs nobody's
+        lease."""
 
         def look() -> Mapping[str, str]:
             sink.renew()
-            return {index: f"sink {sink.name} no longer holds it as it was" for index in sink.watch()}
+            lost = {index: f"sink {sink.name} no longer holds it as it was" for index in sink.watch()}
+            self._take_requests(sink)
+            return lost
 
         while not self._halt.wait(WATCH_SECONDS):
             self._status.heartbeat(f"flusso-watch-{sink.name}")
             self._look(f"watch of sink {sink.name}", look)
+
+    def _take_requests(self, sink: Sink) -> None:
+        """Carry out what commands left in the meta store, each on a thread of its own: the lease must not wait."""
+        with self._watching:
+            due = [request for request in sink.requests() if request.id not in self._answering]
+            self._answering.update(request.id for request in due)
+        for request in due:
+            self._spawn("flusso-request", lambda r=request: self._carry_out(sink, r))  # type: ignore[misc]
+
+    def _carry_out(self, sink: Sink, request: Request) -> None:
+        try:
+            answer = Answer(True, self.ask(request))
+        except SinkRefused as error:
+            answer = Answer(False, str(error))
+        log.info("request %s of index %s: %s", request.command, request.index, answer.text)
+        wait_out(lambda: sink.answer(request.id, answer), self._halt, self._status, f"sink {sink.name}")
+        with self._watching:
+            self._answering.discard(request.id)
+
+    def ask(self, request: Request) -> str:
+        """Do what ``request`` asks for and say so in a sentence; raises ``SinkRefused`` where that cannot be."""
+        index = request.index
+        if index not in {plan.name for plan in self._plans}:
+            known = ", ".join(sorted(plan.name for plan in self._plans))
+            raise SinkRefused(f"no index {index} is enabled in the running daemon; there is {known}", index=index)
+        if request.command == "reindex":
+            return self.reindex(index)
+        if request.command == "rollback":
+            return self.rollback(index)
+        if request.command == "retry":
+            return self.retry(index, request.ids)
+        raise SinkRefused(f"the running daemon does not know the request {request.command}")
 
     def _look(self, trouble: str, look: Callable[[], Mapping[str, str]]) -> None:
         """Look once; indexes that must be rebuilt are begun on a thread of their own, for that may take its time."""
@@ -549,7 +613,7 @@ class Pipeline:
                 return f"index {index} is being built already; what it is built from is as new as anything begun now"
             if self._status.index_state(index) is IndexState.SEEDED:
                 self._asked.add(index)
-            self._begin({index: "it was asked for"}, {index: list(self._sinks)}, self._halt)
+            self._begin({index: "it was asked for"}, {index: list(self.sinks)}, self._halt)
         return f"index {index} is built anew beside the one that is read"
 
     def rollback(self, index: str) -> str:
@@ -586,6 +650,34 @@ class Pipeline:
         )
         log.warning("%s", sentence)
         return sentence
+
+    def retry(self, index: str, ids: Sequence[str] = ()) -> str:
+        """Read parked documents of ``index`` again (``ids``, or all) and write what can be; waits some seconds.
+
+        Returns a sentence.  Raises ``RuntimeError`` before there is a connection.
+        """
+        self._connected()
+        engine = self._engine
+        if engine is None:
+            raise AssertionError("connected without an engine")
+        parked = {id for sink in self.sinks.values() for id in sink.quarantined().get(index, ())}
+        wanted = sorted(parked.intersection(ids) if ids else parked)
+        keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._halt, self._status, "source documents")
+        mend = engine.mend(index, [keys[id] for id in wanted if id in keys])
+        done = mend.done.wait(RETRY_SECONDS)
+        left = {id for sink in self.sinks.values() for id in sink.quarantined().get(index, ())}
+        parts = [
+            f"{sum(id not in left for id in wanted)} of {len(wanted)} parked documents of index {index} are right now"
+        ]
+        if not done:
+            parts.append("the others are still on their way")
+        strange = [id for id in wanted if id not in keys]
+        if strange:
+            parts.append(f"{len(strange)} have an id that no key gives, for example {strange[0]!r}: change their rows")
+        missing = sorted(set(ids) - parked)
+        if missing:
+            parts.append(f"{len(missing)} are not parked, for example {missing[0]!r}")
+        return "; ".join(parts)
 
     def _connected(self) -> Seeding:
         if self._seeding is None or not self._opened.is_set():
@@ -633,7 +725,7 @@ class Pipeline:
             if worker.is_alive():
                 log.warning("thread %s is still busy and is left behind", worker.name)
         self._status.forget_threads()
-        for close in (self._capture.close, self._documents.close, *(sink.close for sink in self._sinks.values())):
+        for close in (self._capture.close, self._documents.close, *(sink.close for sink in self.sinks.values())):
             try:
                 close()
             except Exception as error:

@@ -152,3 +152,14 @@ def test_a_run_is_in_the_queue_or_in_the_ledger_until_it_is_durable(rig: Rig) ->
     assert rig.queue.unfinished_tasks == 0 and rig.ledger.open_entries == 1
     rig.sink.gate.set()
     wait_for(lambda: rig.ledger.open_entries == 0)
+
+
+def test_what_is_mended_is_read_anew_and_done_when_it_is_durable(rig: Rig) -> None:
+    rig.commit(1, "a")
+    assert rig.sink.reached.wait(10)
+    mend = rig.engine.mend("i", ["b", "c"])
+    assert not mend.done.wait(0.1)
+    rig.sink.gate.set()
+    assert mend.done.wait(10)
+    assert rig.sink.documents == {"a": b"{}", "b": b"{}", "c": b"{}"}
+    assert rig.engine.mend("i", []).done.wait(10)

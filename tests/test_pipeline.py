@@ -12,8 +12,8 @@ import pytest
 from flusso_sync.daemon import Daemon, RunningDaemon
 from flusso_sync.engine.source import Emit, Prepared, Record, SourceParts
 from flusso_sync.errors import IndexMissing, SchemaDrift, SinkUnavailable, SourceUnavailable, SyncStopped
-from flusso_sync.sinks.base import Failure, Sink, Write
-from flusso_sync.sinks.memory import MemorySink, MemoryStore
+from flusso_sync.sinks.base import Failure, FailureKind, Parked, Request, Sink, Write
+from flusso_sync.sinks.memory import Faults, ItemFault, MemorySink, MemoryStore
 from flusso_sync.status import IndexState, Phase
 from tests.test_daemon import changes, config
 from tests.third_party import DictSink, FiniteCapture, PlainDocuments, Rows, ThirdParty
@@ -29,6 +29,8 @@ class Lives:
         self.hold: Optional[threading.Event] = threading.Event()
         self.stores: Dict[str, MemoryStore] = {"one": MemoryStore()}
         self.prepared = Prepared(0)
+        self.keep = 0
+        self.faults: Optional[Faults] = None
         self.records: List[Optional[Record]] = []
         self.captures: List[FiniteCapture] = []
         self.made: List[Dict[str, MemorySink]] = []
@@ -45,7 +47,12 @@ class Lives:
         return SourceParts(capture, PlainDocuments(self.rows))
 
     def sinks(self, config: Any, options: Any) -> Mapping[str, Sink]:
-        self.made.append({name: MemorySink(name, store=store, stateful=True) for name, store in self.stores.items()})
+        self.made.append(
+            {
+                name: MemorySink(name, store=store, stateful=True, keep_generations=self.keep, faults=self.faults)
+                for name, store in self.stores.items()
+            }
+        )
         return dict(self.made[-1])
 
     @property
@@ -364,3 +371,69 @@ def test_a_build_cut_off_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -
     assert len(written) == 300 - rows
     assert len(set(first) | set(written)) == 300
     assert lives.made[-1]["one"].documents("things") == lives.expected
+
+
+def test_requests_left_in_a_meta_store_are_carried_out_and_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flusso_sync.pipeline.WATCH_SECONDS", 0.05)
+    lives = Lives({"a": "1", "b": "2"})
+    store = lives.stores["one"]
+    asker = MemorySink("asker", store=store, stateful=True)
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        before = store.indexes["things"].last
+        asker.post(Request("1", "reindex", "things"))
+        asker.post(Request("2", "reindex", "nothing"))
+        asker.post(Request("3", "rollback", "things"))
+        asker.post(Request("4", "dance", "things"))
+        wait_for(lambda: not asker.requests(), 20)
+        answers = {id: store.answers[id] for id in "1234"}
+        assert answers["1"].accepted and store.indexes["things"].last > before
+        assert not answers["2"].accepted and "there is things" in answers["2"].text
+        assert not answers["3"].accepted and "keeps no former generation" in answers["3"].text
+        assert not answers["4"].accepted and "dance" in answers["4"].text
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+
+
+def test_parked_documents_are_written_on_request_once_the_sink_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    lives = Lives({"a": "1", "b": "2", "c": "3"})
+    bad = {"b", "c"}
+    lives.faults = lambda method, writes: ItemFault(FailureKind.REJECTED, "too odd", 400, bad) if writes else None
+    with Daemon(config(on_error="skip"), lives).background() as running:
+        assert running.wait_until_live(20)
+        sink = lives.made[-1]["one"]
+        assert sink.quarantined() == {"things": ["b", "c"]}
+        bad.discard("b")
+        assert running.retry("things") == "1 of 2 parked documents of index things are right now"
+        assert [(one.id, one.tries) for one in sink.parked()] == [("c", 2)]
+        assert set(sink.documents("things")) == {"a", "b"}
+        # Nobody's row any more: nothing is left to park.
+        lives.rows.apply("c", None)
+        bad.clear()
+        assert "1 are not parked" in running.retry("things", ["c", "z"])
+        assert sink.quarantined() == {}
+        with pytest.raises(KeyError):
+            running.retry("nothing")
+
+
+def test_a_build_forgets_what_was_parked_of_rows_that_are_gone() -> None:
+    lives = Lives({"a": "1"})
+    store = lives.stores["one"]
+    store.parked["things", "ghost"] = Parked("things", "ghost", "too odd", 7)
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        wait_for(lambda: not store.parked, 20)
+
+
+def test_a_rollback_shows_readers_the_kept_generation_while_a_fresh_one_is_built() -> None:
+    lives = Lives({"a": "1"})
+    lives.keep = 1
+    store = lives.stores["one"]
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        assert running.reindex("things").endswith("beside the one that is read")
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+        first = store.indexes["things"].kept[0].number
+        assert f"generation {first} in sink one" in running.rollback("things")
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+        shown = store.indexes["things"].shown
+        assert shown is not None and shown.number > first + 1

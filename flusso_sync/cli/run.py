@@ -337,7 +337,7 @@ def _serve(options: RunOptions, shutdown: threading.Event) -> int:
 def _private_surface(
     config: Config,
     status: Status,
-    reindex: Callable[[str], None],
+    reindex: Callable[[str], object],
     failed: Callable[[str, BaseException], None],
 ) -> Optional[Surface]:
     """The private surface, or None and one line in the log when there is no password for it."""

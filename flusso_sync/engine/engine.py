@@ -19,7 +19,7 @@ from flusso_sync.engine.ledger import Entry, Ledger
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Finished, Pending
 from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot
-from flusso_sync.engine.writer import SinkWriter
+from flusso_sync.engine.writer import SinkWriter, Token
 from flusso_sync.observer import BatchStats, Observer
 from flusso_sync.sinks.base import Rejected, Write
 from flusso_sync.status import Status
@@ -71,6 +71,30 @@ class _ChunkToken:
         self._pending.release()
 
 
+class Mend:
+    """Documents to be read and written again although no change asks for it; a token of the writers.
+
+    ``done`` is set once each of them is durable, or parked again.
+    """
+
+    def __init__(self, index: str, keys: Sequence[Any]) -> None:
+        self.index = index
+        self.left: Sequence[Any] = keys
+        self.done = threading.Event()
+        self._lock = threading.Lock()
+        self._remaining = 1
+
+    def hold(self, count: int = 1) -> None:
+        with self._lock:
+            self._remaining += count
+
+    def release(self, count: int = 1) -> None:
+        with self._lock:
+            self._remaining -= count
+            if self._remaining == 0:
+                self.done.set()
+
+
 class Engine:
     """Turns the queue into writes.  ``loop`` runs on its thread; ``register`` and ``submit`` are called by
     build threads and answered from it."""
@@ -103,6 +127,7 @@ class Engine:
         self._heartbeat = heartbeat
         self._mail: Deque[_Registration] = deque()
         self._finished: Deque[Finished] = deque()
+        self._mends: Deque[Mend] = deque()
         self._space = threading.Condition()
         self._pending: Dict[str, List[Pending]] = {}
         #: Set once the engine takes nothing new because it is drained.
@@ -131,6 +156,13 @@ class Engine:
             self._finished.append(finished)
         self._queue.ring()
 
+    def mend(self, index: str, keys: Sequence[Any]) -> Mend:
+        """Have the documents of ``keys`` read and written again, between live batches; returns at once."""
+        mend = Mend(index, keys)
+        self._mends.append(mend)
+        self._queue.ring()
+        return mend
+
     # -- the engine's thread ----------------------------------------------------------------------------
 
     def loop(self) -> None:
@@ -142,13 +174,14 @@ class Engine:
                 self.idle.set()
                 self._stop.wait(0.02)
                 continue
-            waiting = bool(self._finished) and self._chunk_room()
+            waiting = bool(self._mends) or bool(self._finished) and self._chunk_room()
             if not self._live_room():
                 # The sinks are behind: let the queue fill, but go on answering.
                 continue
             runs = self._queue.take(self._batch_changes, 0.0 if waiting else self._pause())
             if runs:
                 self._process(runs)
+            self._mend()
             self._take_chunk()
 
     def _pause(self) -> float:
@@ -206,7 +239,7 @@ class Engine:
             work.rebuild = {}
         for index, documents in built:
             entry.documents[index] = entry.documents.get(index, 0) + len(documents)
-            self._enqueue_live(index, documents, version, entry)
+            self._enqueue_live(index, documents, version, entry, entry.position or 0)
         work.left = left
 
     def _wait_clear(self, indexes: Iterable[str]) -> None:
@@ -223,8 +256,7 @@ class Engine:
                     self._status.heartbeat(self._heartbeat)
                     self._answer()
 
-    def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, entry: Entry) -> None:
-        lsn = entry.position or 0
+    def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, token: Token, lsn: int) -> None:
         pendings = self._pending.get(index)
         if pendings:
             ids = {document.id for document in documents}
@@ -233,10 +265,29 @@ class Engine:
         rejected = [Rejected(index, d.id, d.error, lsn) for d in documents if d.error is not None]
         for writer in self._writers:
             writer.enqueue(
-                [Write(index, d.id, d.body, version, False, lsn) for d in documents if d.error is None], entry
+                [Write(index, d.id, d.body, version, False, lsn) for d in documents if d.error is None], token
             )
             if rejected:
-                writer.park(rejected, entry)
+                writer.park(rejected, token)
+
+    def _mend(self) -> None:
+        """Read again what fits into one snapshot of the first mend; the rest of it comes after the next live batch."""
+        if not self._mends:
+            return
+        mend = self._mends[0]
+        if mend.left:
+            wait_out(lambda: self._read_again(mend), self._stop, self._status, "source documents")
+        if not mend.left:
+            self._mends.popleft()
+            mend.release()
+
+    def _read_again(self, mend: Mend) -> None:
+        with self._documents.snapshot((), self._stop) as snapshot:
+            documents, left = snapshot.build(mend.index, mend.left)
+            version = snapshot.version
+        self.version = max(self.version, version)
+        self._enqueue_live(mend.index, documents, version, mend, 0)
+        mend.left = left
 
     def _take_chunk(self) -> None:
         """Enqueue one finished part of a chunk, if there is one and room for it."""

@@ -196,6 +196,7 @@ class Seeding:
         stop: threading.Event,
         chunk_rows: int,
         pace: Pace,
+        completed: Callable[[str], None] = lambda index: None,
     ) -> None:
         self._documents = documents
         self._register = register
@@ -205,6 +206,7 @@ class Seeding:
         self._stop = stop
         self._chunk_rows = chunk_rows
         self._pace = pace
+        self._completed = completed
         #: Held while a build is begun, and while one is completed: else a completion could switch readers to the
         #: generation that was begun in its place a moment ago.
         self.changing = threading.RLock()
@@ -366,3 +368,4 @@ class Seeding:
         self._show(build)
         log.info("index %s is complete: %d rows read", build.index, build.done)
         self._observer.on_index_seeded(build.index)
+        self._completed(build.index)

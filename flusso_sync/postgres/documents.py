@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 from urllib.parse import unquote
 
@@ -124,6 +125,8 @@ class PostgresDocuments(Documents):
         self._users: Dict[int, List[str]] = {}
         self._lock_statement = ""
         self._shape: Optional[Shape] = None
+        #: Index -> digest of the tables and columns that its documents are made of.
+        self._shapes: Dict[str, str] = {}
         self._sizes: Dict[str, float] = {}
         self._untraceable: Dict[Table, int] = {}
         #: Index -> the leaf that is read now, and its statements.
@@ -159,6 +162,8 @@ class PostgresDocuments(Documents):
                     try_out(connection, bound, statements)
                     self._bound[plan.name] = bound
                     self._of_leaf.pop(plan.name, None)
+                    shape = shape_of(catalog, table_uses([bound.plan], catalog.primary_keys).values())
+                    self._shapes[plan.name] = sha256("\0".join(shape.parameters).encode()).hexdigest()[:16]
                     self._statements[plan.name] = statements
                     traces.extend(self._compile_traces(bound, catalog))
                     for finding in bound.findings:
@@ -498,13 +503,13 @@ class PostgresDocuments(Documents):
         return None if row is None or row[0] is None or int(row[0]) < 0 else int(row[0])
 
     def order(self, index: str) -> str:
-        """The table and the columns, with types and collations, in whose order the marks of ``index`` are places."""
+        """The table and the columns, with types and collations, in whose order the marks of ``index`` are places; and a
+        digest of all that its documents are made of, for what was built of other columns is not gone on with."""
         bound = self._bound[index]
         columns = [bound.root.columns[name] for name in bound.walk]
         kind = "leaves" if bound.root.kind == "p" else "rows"
-        return f"{kind} of {bound.root.oid} by " + ", ".join(
-            f"{identifier(c.name)} {c.type.sql} {c.collation or ''}".rstrip() for c in columns
-        )
+        by = ", ".join(f"{identifier(c.name)} {c.type.sql} {c.collation or ''}".rstrip() for c in columns)
+        return f"{kind} of {bound.root.oid} by {by}, shape {self._shapes[index]}"
 
     def next_chunk(self, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
         """A mark is the key of the last row, as texts; before it stands the OID of the leaf, where the root has leaves.

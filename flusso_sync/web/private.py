@@ -69,7 +69,7 @@ class Guesses:
             self._wrong.pop(address, None)
 
 
-def private_app(status: Status, credentials: Credentials, reindex: Callable[[str], None]) -> Flask:
+def private_app(status: Status, credentials: Credentials, reindex: Callable[[str], object]) -> Flask:
     """The WSGI application of the private surface.
 
     ``credentials`` returns user and password, read anew for each request.  ``reindex`` queues a rebuild; it
