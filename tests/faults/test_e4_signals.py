@@ -73,7 +73,7 @@ def test_every_signal_ends_it_in_time_and_leaves_no_session(
                 daemon.signal(getattr(signal, f"SIG{name}"))
             ended = daemon.wait(END_SECONDS)
             if code is None:
-                # Whichever was quicker: the orderly end, the second signal, or that signal at an interpreter about to go.
+                # Whichever was quicker: the orderly end, the second signal, or that one at the very end.
                 assert ended in (0, 128 + signal.SIGTERM, -signal.SIGTERM)
             else:
                 assert ended == code
