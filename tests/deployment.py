@@ -32,7 +32,7 @@ class Deployment:
         case: Case,
         make_daemon: MakeDaemon,
         *,
-        source_url: Optional[str] = None,
+        source_url: str,
         settings: Optional[Mapping[str, Any]] = None,
     ) -> None:
         self.database = database
@@ -46,7 +46,7 @@ class Deployment:
             "prefix": prefix,
             "source": {
                 "type": "postgres",
-                "connection_url": source_url or database.url,
+                "connection_url": source_url,
                 "slot": self.slot,
                 "publication": self.slot,
             },

@@ -10,7 +10,7 @@ import pytest
 from tests.cases import SHOP
 from tests.deployment import Deployment
 from tests.fix_daemon import MakeDaemon
-from tests.fix_deployment import MakeDeployment
+from tests.fix_deployment import OWNER, MakeDeployment, as_role, give_to_owner
 from tests.fix_proxy import Proxy
 from tests.histories import Writer
 from tests.oracle.compare import read_opensearch
@@ -101,8 +101,10 @@ def test_a_foreign_owner_is_refused_with_its_exit_code(
     # A copy of the configuration over another database, with the same prefix: production's indexes must stay.
     other = Database(postgres, postgres.create_database())
     try:
-        SHOP.load(other.url)
-        staging = Deployment(other, deployment.opensearch, deployment.prefix, SHOP, make_daemon)
+        give_to_owner(other)
+        url = as_role(other.url, OWNER)
+        SHOP.load(url)
+        staging = Deployment(other, deployment.opensearch, deployment.prefix, SHOP, make_daemon, source_url=url)
         daemon = staging.start()
         assert daemon.wait() == 8
         assert "Traceback" not in daemon.log and "--adopt" in daemon.log

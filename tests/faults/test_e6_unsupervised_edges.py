@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -17,6 +20,10 @@ from tests.postgres_server import free_port
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.fault]
+
+#: fcntl's name for it came with Python 3.10.
+F_SETPIPE_SZ = 1031
+PIPE_BYTES = 4096
 
 RECONNECTS = 1000 if LONG else 15
 
@@ -73,12 +80,14 @@ def test_a_log_that_nobody_takes_holds_up_nothing(deploy: MakeDeployment, heals:
     port = free_port()
     arguments = [*daemon.arguments, "--public-address", f"127.0.0.1:{port}"]
     reader, writer_end = os.pipe()
+    # As small as a pipe can be (Linux), so that it is full at once.
+    fcntl.fcntl(writer_end, F_SETPIPE_SZ, PIPE_BYTES)
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.launch", "", "run", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=writer_end,
-        # Every line there is: a pipe holds 64 kB.
+        # Every line there is.
         env=clean_environment(PYTHONPATH=str(CHECKOUT), FLUSSO_LOG="debug"),
         cwd=str(daemon.folder),
     )
@@ -92,12 +101,15 @@ def test_a_log_that_nobody_takes_holds_up_nothing(deploy: MakeDeployment, heals:
         with writing(deployment, 50) as writer:
             wait_for(lambda: status_of(daemon) == 200, 60, "ready")
             with heals(stderr):
-                went_on(writer, 300)
+                went_on(writer, 50)
                 deployment.settle()
             writer.stop()
             deployment.settle()
             deployment.assert_right()
         assert status_of(daemon) == 200
+        if stderr == "never read":
+            (held,) = struct.unpack("i", fcntl.ioctl(reader, termios.FIONREAD, b"\0" * 4))
+            assert held > PIPE_BYTES - 1024, "the pipe was never full"
         assert daemon.stop(10) == 0
     finally:
         if process.poll() is None:
