@@ -24,8 +24,8 @@ from flusso_sync.errors import (
     SinkRefused,
     SinkUnavailable,
 )
+from flusso_sync.sinks import lease as lease_module
 from flusso_sync.sinks.base import FailureKind, Rejected, Sink, Write
-from flusso_sync.sinks.opensearch import lease as lease_module
 from flusso_sync.sinks.opensearch import sink as sink_module
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink

@@ -1,4 +1,4 @@
-"""The meta store: one small index that holds all our state beside the slot.
+"""The meta store in OpenSearch: one small index (see ``sinks/meta.py``).
 
 Documents: ``owner`` (with the lease), ``record``, ``index:L`` per logical index, ``build:L`` per unfinished build,
 ``parked:…`` per quarantined document, ``mailbox`` for requests.  Writes go through an alias of its own with
@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from flusso_sync.errors import DocumentRejected, SinkUnavailable
 from flusso_sync.sinks.base import Parked, Rejected, park
-from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
+from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored, stored_int
+from flusso_sync.sinks.opensearch.client import Client, Refused, segment
 from flusso_sync.sinks.opensearch.names import Names
-
-Json = Dict[str, Any]
 
 #: Version of the layout of these documents.
 LAYOUT = 1
@@ -47,32 +45,8 @@ _BODY: Json = {
 }
 
 
-class MetaMissing(SinkUnavailable):
-    """The meta store is gone; the next renewal of the lease makes it anew from what we know."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"the meta store {name} was deleted while we run",
-            in_doubt=False,
-            hint="It is made anew at the next renewal of the lease",
-        )
-
-
-class MetaConflict(Exception):
-    """Somebody else wrote the document since we read it."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A document of the meta store, with the position that its next write can insist on."""
-
-    source: Mapping[str, Any]
-    seq_no: int
-    primary_term: int
-
-
 class Meta:
-    """Reads and writes documents of the meta store."""
+    """Reads and writes documents of the meta store; see the protocol of the same name."""
 
     def __init__(self, client: Client, names: Names) -> None:
         self._client = client
@@ -97,7 +71,7 @@ class Meta:
         if answer.status == 404:
             return None
         body = answer.json()
-        return Stored(body["_source"], body["_seq_no"], body["_primary_term"])
+        return Stored(body["_source"], (body["_seq_no"], body["_primary_term"]))
 
     def write(self, id: str, source: Json, *, after: Optional[Stored] = None, create: bool = False) -> Stored:
         """Store a document durably.
@@ -106,7 +80,8 @@ class Meta:
         """
         query: Dict[str, Any] = {"require_alias": True}
         if after is not None:
-            query.update(if_seq_no=after.seq_no, if_primary_term=after.primary_term)
+            seq_no, primary_term = after.revision
+            query.update(if_seq_no=seq_no, if_primary_term=primary_term)
         elif create:
             query["op_type"] = "create"
         path = f"/{segment(self._names.meta_writes)}/_doc/{segment(id)}"
@@ -116,7 +91,7 @@ class Meta:
         if answer.status == 409:
             raise MetaConflict(id)
         body = answer.json()
-        return Stored(source, body["_seq_no"], body["_primary_term"])
+        return Stored(source, (body["_seq_no"], body["_primary_term"]))
 
     def delete(self, id: str) -> None:
         self._client.send("DELETE", f"/{segment(self._names.meta)}/_doc/{segment(id)}", missing=True)
@@ -240,11 +215,3 @@ class Quarantine:
 def _key(index: str, id: str) -> str:
     """A key of bounded length: ids may be as long as OpenSearch allows ids to be."""
     return f"{index}:{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()}"
-
-
-def stored_int(source: Mapping[str, Any], key: str) -> int:
-    """A number that JSON readers elsewhere might round, stored as text."""
-    try:
-        return int(source.get(key) or 0)
-    except (TypeError, ValueError) as error:
-        raise Unreadable(f"the meta store holds no number in {key}") from error

@@ -31,13 +31,15 @@ from flusso_sync.sinks.base import (
     SinkReport,
     Write,
 )
+from flusso_sync.sinks.hash import RENDERER
+from flusso_sync.sinks.lease import Lease, owner_of, same_history, same_owner
+from flusso_sync.sinks.mailbox import Mailbox
+from flusso_sync.sinks.meta import RECORD, MetaMissing, record_document, stored_int, stored_record
 from flusso_sync.sinks.opensearch import bulk
 from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
-from flusso_sync.sinks.opensearch.hash import RENDERER, index_hash
-from flusso_sync.sinks.opensearch.lease import Lease, owner_of, same_history, same_owner
-from flusso_sync.sinks.opensearch.mailbox import Mailbox
+from flusso_sync.sinks.opensearch.hash import index_hash
 from flusso_sync.sinks.opensearch.mapping import index_body
-from flusso_sync.sinks.opensearch.meta import Meta, MetaMissing, Quarantine, stored_int
+from flusso_sync.sinks.opensearch.meta import Meta, Quarantine
 from flusso_sync.sinks.opensearch.names import Generation, Names
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 
@@ -48,8 +50,6 @@ RENEW_SECONDS = 10.0
 
 #: Major versions that are tested; anything else warns.
 SUPPORTED = (2, 3)
-
-_RECORD = "record"
 
 #: What is asked of an index to know whether it is ours.
 _FACTS = (
@@ -142,7 +142,7 @@ class OpenSearchSink(Sink):
         self._names = Names(settings.prefix)
         self._client = Client(settings)
         self._meta = Meta(self._client, self._names)
-        self._lease = Lease(self._meta)
+        self._lease = Lease(self._meta, elsewhere="another prefix or another cluster")
         self._quarantine = Quarantine(self._meta, settings.quarantine_limit)
         self._mailbox = Mailbox(self._meta)
         self._indexes: Dict[str, _Index] = {}
@@ -202,42 +202,23 @@ class OpenSearchSink(Sink):
 
     def _start_over(self) -> None:
         """Forget what another source's history means: its positions, and that indexes are complete."""
-        self._meta.delete(_RECORD)
+        self._meta.delete(RECORD)
         for document in list(self._meta.every("build")):
             self._meta.delete(document["key"])
         for document in list(self._meta.every("index")):
             self._meta.write(document["key"], {**document, "seeded": False})
 
     def read_record(self) -> Optional[Record]:
-        stored = self._meta.read(_RECORD)
+        stored = self._meta.read(RECORD)
         if stored is None:
             return None
-        source = stored.source
-        self._record = Record(
-            confirmed=stored_int(source, "confirmed"),
-            version=stored_int(source, "version"),
-            timeline=stored_int(source, "timeline"),
-            slot=str(source.get("slot") or ""),
-            coverage=dict(source.get("coverage") or {}),
-        )
+        self._record = stored_record(stored.source)
         return self._record
 
     def write_record(self, record: Record) -> None:
         self._lease.check()
         self._record = record
-        # Positions and versions as text: beyond 2^53 a JSON reader may round them.
-        self._meta.write(
-            _RECORD,
-            {
-                "kind": "record",
-                "key": _RECORD,
-                "confirmed": str(record.confirmed),
-                "version": str(record.version),
-                "timeline": str(record.timeline),
-                "slot": record.slot,
-                "coverage": dict(record.coverage),
-            },
-        )
+        self._meta.write(RECORD, record_document(record))
 
     # -- generations ------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any, Callable, Dict, Mapping, Optional, Set
 
 from flusso_sync.engine.source import SourceIdentity
 from flusso_sync.errors import OwnerConflict, SinkUnavailable
-from flusso_sync.sinks.opensearch.meta import Meta, MetaConflict, MetaMissing, Stored
+from flusso_sync.sinks.meta import Meta, MetaConflict, MetaMissing, Stored
 
 LEASE_SECONDS = 30.0
 
@@ -83,10 +83,11 @@ class Process:
 
 
 class Lease:
-    """The owner document, seen from one sink."""
+    """The owner document, seen from one sink; ``elsewhere`` says what another deployment should be given instead."""
 
-    def __init__(self, meta: Meta, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, meta: Meta, *, elsewhere: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._meta = meta
+        self._elsewhere = elsewhere
         self._clock = clock
         self._process = Process()
         self._token = secrets.token_hex(8)
@@ -209,7 +210,7 @@ class Lease:
             return
         raise OwnerConflict(
             f"the sink belongs to {_owner(source)}, and this is {_owner(vars(self.identity))}",
-            hint="Give this deployment another prefix or another cluster, or run once with --adopt to take it over",
+            hint=f"Give this deployment {self._elsewhere}, or run once with --adopt to take it over",
         )
 
     def _check_lease(self, stored: Stored) -> None:
@@ -224,14 +225,14 @@ class Lease:
             ours = token in _held
         if ours:
             raise OwnerConflict(
-                "another sink of this process writes to the same cluster with the same prefix",
-                hint="Name each cluster in one sink only",
+                "another sink of this process writes to the same place",
+                hint="Name each cluster, or file, in one sink only",
             )
         if self._is_left_behind(lease) or self._process.knows_dead(lease):
             return
         if time.time() > float(lease.get("until") or 0) + CLOCK_DOUBT_SECONDS:
             return
-        if self._seen is None or (stored.seq_no, stored.primary_term) != (self._seen.seq_no, self._seen.primary_term):
+        if self._seen is None or stored.revision != self._seen.revision:
             self._seen, self._seen_at = stored, self._clock()
         if self._clock() > self._seen_at + LEASE_SECONDS:
             return

@@ -1,6 +1,6 @@
 """Requests to the running daemon and its answers, in one document of the meta store.
 
-Somebody who shares nothing with the daemon but the cluster can still ask it for something: a command leaves a request
+Somebody who shares nothing with the daemon but the sink can still ask it for something: a command leaves a request
 here, the daemon's watch finds it with one read by id, carries it out and answers in the same place.  Every write
 insists on the document it was made from, so no letter is lost to another one written at the same time.
 """
@@ -12,7 +12,7 @@ from typing import Any, Callable, Dict, List, Optional
 
 from flusso_sync.errors import SinkRefused, SinkUnavailable
 from flusso_sync.sinks.base import Answer, Request
-from flusso_sync.sinks.opensearch.meta import Meta, MetaConflict, MetaMissing
+from flusso_sync.sinks.meta import Meta, MetaConflict, MetaMissing
 
 #: Letters kept; the oldest that was answered goes first.
 MOST_LETTERS = 100
