@@ -21,19 +21,23 @@ KILLS = 200 if LONG else 8
 
 def test_killed_at_each_step_it_goes_on(deploy: MakeDeployment, tmp_path: Path, heals: Heals) -> None:
     deployment = deploy()
-    daemon = deployment.start()
+    deployment.start()
     deployment.settle()
+    deployment.daemon.kill()
     with writing(deployment, 40) as writer:
+        former = "idle"
         for step in STEPS:
-            daemon.kill()
+            # The start that heals one kill is the one that meets the next.
             gate = tmp_path / f"{step}.open"
-            deployment.start([f"killed_when_{step}"], gate)
-            deployment.settle()
+            daemon = deployment.start([f"killed_when_{step}"], gate)
+            with heals(f"killed when {former}"):
+                deployment.settle()
             gate.touch()
             assert daemon.wait(30) == -9, step
-            deployment.start()
-            with heals(f"killed when {step.replace('_', ' ')}"):
-                deployment.settle()
+            former = step.replace("_", " ")
+        deployment.start()
+        with heals(f"killed when {former}"):
+            deployment.settle()
         finish(deployment, writer)
 
 
