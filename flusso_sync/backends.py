@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Dict, Mapping
 
 from flusso_sync.daemon import DaemonOptions
 from flusso_sync.engine.source import SourceParts
-from flusso_sync.errors import SinkRefused
 from flusso_sync.sinks.base import Sink
 
 if TYPE_CHECKING:
     from flusso_sync.config.load import Config
-    from flusso_sync.config.models import OpenSearchSink
+    from flusso_sync.config.models import OpenSearchSink, SqliteSink
 
 #: The sink that takes the documents when the configuration names none.
 FALLBACK_SINK = "stdout"
@@ -70,20 +69,18 @@ class DefaultBackends:
         return SourceParts(capture, documents)
 
     def sinks(self, config: "Config", options: DaemonOptions) -> Mapping[str, Sink]:
-        from flusso_sync.config.models import OpenSearchSink, StdoutSink
+        from flusso_sync.config.models import OpenSearchSink, SqliteSink
 
         made: Dict[str, Sink] = {}
         for name, entry in sorted(config.sinks.items()):
             if isinstance(entry, OpenSearchSink):
                 made[name] = _opensearch(name, entry, config)
-            elif isinstance(entry, StdoutSink):
+            elif isinstance(entry, SqliteSink):
+                made[name] = _sqlite(name, entry, config)
+            else:
                 from flusso_sync.sinks.stdout import StdoutSink as Stdout
 
                 made[name] = Stdout(name, pretty=entry.pretty)
-            else:
-                raise SinkRefused(
-                    f"sink {name}: type {entry.type} is not there yet", hint="Use an opensearch or stdout sink"
-                )
         if not made:
             from flusso_sync.sinks.stdout import StdoutSink as Stdout
 
@@ -123,6 +120,22 @@ def _opensearch(name: str, entry: "OpenSearchSink", config: "Config") -> Sink:
             text_analysis=entry.text_analysis,
             auto_subfields=entry.auto_subfields,
             concurrency=entry.concurrency,
+            prefix=config.prefix,
+            quarantine_limit=config.quarantine.limit,
+            keep_generations={index: item.keep_generations for index, item in config.indexes.items()},
+        ),
+    )
+
+
+def _sqlite(name: str, entry: "SqliteSink", config: "Config") -> Sink:
+    from flusso_sync.sinks.sqlite.settings import SqliteSettings
+    from flusso_sync.sinks.sqlite.sink import SqliteSink as Sqlite
+
+    return Sqlite(
+        name,
+        SqliteSettings(
+            path=entry.path,
+            search=entry.search,
             prefix=config.prefix,
             quarantine_limit=config.quarantine.limit,
             keep_generations={index: item.keep_generations for index, item in config.indexes.items()},

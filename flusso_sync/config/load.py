@@ -357,8 +357,6 @@ class _Loader:
                 self._warn(("source", "connection_url"), "not a postgresql:// URL; DATABASE_URL must be set")
         for given, options in (top.get("sinks") or {}).items():
             sink = deployment.sinks[names.plain_identifier(given)]
-            if sink.type == "sqlite":
-                self._warn(("sinks", given, "type"), "sqlite is not there yet: a run refuses it")
             if not isinstance(sink, OpenSearchSink):
                 continue
             if sink.url.literal is not None and not is_http_url(sink.url.literal):

@@ -262,7 +262,9 @@ class SqliteSink(Section):
 
     type: Literal["sqlite"] = Field(description="Kind of sink: `sqlite`")
     path: PathText = Field(description="The database file; created when missing")
-    search: bool = Field(default=True, description="Keep a full-text index (FTS5) beside the documents")
+    search: bool = Field(
+        default=True, description="Keep a full-text index (FTS5) beside the documents; changing it rebuilds"
+    )
 
 
 SINK_TYPES: Dict[str, Type[Section]] = {"opensearch": OpenSearchSink, "stdout": StdoutSink, "sqlite": SqliteSink}

@@ -1,0 +1,1 @@
+"""The SQLite sink: one file, the standard library, the same promises as a cluster."""
