@@ -38,6 +38,9 @@ WAL_BYTES = 64 * 1024 * 1024
 #: Page cache of the connection that writes.
 CACHE_BYTES = 16 * 1024 * 1024
 
+#: Somebody else is at it.
+_BUSY = ("locked", "locking protocol")
+
 #: Errors of a file that may be well again; the connection is made anew.
 _PASSING = ("disk I/O error", "unable to open database file", "attempt to write a readonly database")
 
@@ -72,7 +75,7 @@ class File:
                 self._connection = self._prepare(tables)
                 self._identity = self._identity_now()
             except sqlite3.Error as error:
-                if _says(error, "locked", "disk is full", "disk I/O error"):
+                if _says(error, *_BUSY, "disk is full", "disk I/O error"):
                     raise self._translated(error) from error
                 raise self._refused(
                     f"cannot be used: {error}", "See whether it is a SQLite database, and whether we may write there"
@@ -243,7 +246,7 @@ class File:
         text = str(error)
         if _says(error, "disk is full"):
             return SinkBlocked(f"{where}: there is no room left", hint="Free some; what waits is then written")
-        if _says(error, "locked"):
+        if _says(error, *_BUSY):
             return SinkUnavailable(
                 f"{where}: another process has been writing for {BUSY_SECONDS:g} seconds", in_doubt=False
             )
