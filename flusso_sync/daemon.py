@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping, Optional, Protocol, Sequence, Tuple
+from typing import TYPE_CHECKING, Callable, Dict, Iterator, Mapping, Optional, Protocol, Sequence, Set, Tuple
 
 from flusso_sync.backoff import Backoff, Stopped
 from flusso_sync.engine.policies import FailurePolicies, OnError
@@ -170,6 +170,8 @@ class RunningDaemon:
         self._used = False
         #: Indexes that the next pipeline must build anew, with the reason.
         self._rebuild: Dict[str, str] = {}
+        #: Indexes that fitted their tables once: should one no longer, it has drifted and the others go on.
+        self._fitted: Set[str] = set()
         self._stop = threading.Event()
         self._ended = threading.Event()
 
@@ -247,6 +249,7 @@ class RunningDaemon:
             self._status,
             self._observer,
             rebuild=self._rebuild,
+            fitted=self._fitted,
         )
         self._pipeline.run(stop)
 

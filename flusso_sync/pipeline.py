@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
@@ -22,7 +23,7 @@ from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
 from flusso_sync.engine.writer import SinkWriter
-from flusso_sync.errors import FlussoError, SinkRefused
+from flusso_sync.errors import ConfigError, FlussoError, SinkRefused
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Answer, Request, Sink
@@ -47,6 +48,9 @@ IDLE_RECORD_SECONDS = 1.0
 
 #: How long a command waits for the documents it had read again.
 RETRY_SECONDS = 20.0
+
+#: What the record says of an index that stands still: no digest is like it, so it is built anew once it fits again.
+DRIFTED_NOTE = "drifted"
 
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
@@ -83,7 +87,12 @@ class _Found(NamedTuple):
 
 
 class Pipeline:
-    """Source, engine and sinks of one run, for the enabled indexes ``plans``."""
+    """Source, engine and sinks of one run, for the enabled indexes ``plans``.
+
+    An index that fitted its tables before, and does not any more, has drifted: it stands still, gets nothing and keeps
+    what it has, until it fits again and is built anew.  The others go on.  What the record says of each index (its
+    schema, and what its documents are made of) tells at the next start what must be built anew.
+    """
 
     def __init__(
         self,
@@ -96,10 +105,18 @@ class Pipeline:
         observer: FanOut,
         *,
         rebuild: Optional[Dict[str, str]] = None,
+        fitted: Optional[Set[str]] = None,
     ) -> None:
         #: Index -> reason; emptied once their new generations are begun.
         self._wanted_rebuilds: Dict[str, str] = {} if rebuild is None else rebuild
+        #: Those that are kept current; less those that drifted once the source is open.
         self._plans = tuple(plans)
+        #: Indexes that fitted their tables in this run, in earlier lives of the pipeline.
+        self._fitted: Set[str] = set() if fitted is None else fitted
+        #: Index -> why it stands still.
+        self._drifted: Dict[str, FlussoError] = {}
+        #: Index -> what the record says of it.
+        self._shapes: Dict[str, str] = {}
         self._capture = parts.capture
         self._documents = parts.documents
         #: By name; for readers of any thread.
@@ -180,6 +197,7 @@ class Pipeline:
         record = min(known, key=lambda r: r.confirmed) if known else None
         if record is not None and len(known) > 1:
             record = replace(record, version=max(r.version for r in known))
+        altered = self._compare(known)
         prepared = wait_out(lambda: self._capture.prepare(record, stop), stop, status, "source")
         status.set_gap(prepared.gap)
         self._gap = prepared.gap is not None
@@ -190,7 +208,7 @@ class Pipeline:
         found = self._ensure(stateful or self.sinks, stop)
         missing = found.missing
         every = {plan.name: list(self.sinks) for plan in self._plans}
-        rebuild: Dict[str, str] = {**self._wanted_rebuilds, **prepared.rebuild}
+        rebuild: Dict[str, str] = {**altered, **self._wanted_rebuilds, **prepared.rebuild}
         if prepared.gap is not None:
             rebuild = {name: prepared.gap for name in every}
         for name, sink in self.sinks.items():
@@ -218,11 +236,48 @@ class Pipeline:
         self._begin(builds, {**missing, **{name: list(self.sinks) for name in rebuild}}, stop, progress)
         self._wanted_rebuilds.clear()
         self._opened.set()
-        if prepared.gap is not None or record is None:
-            # Only now: a crash before every rebuild was begun must find the gap again.  And without any record a slot
-            # that is dropped before the first confirmation would be no gap.
+        if prepared.gap is not None or any(record.shapes != self._shapes for record in known) or record is None:
+            # Only now: a crash before every rebuild was begun must find the gap or the drift again.  And without any
+            # record a slot that is dropped before the first confirmation would be no gap.
             self._write_record(prepared.position, stop)
         self._capture.confirm(prepared.position)
+
+    def _compare(self, records: Sequence[Record]) -> Dict[str, str]:
+        """Set those apart that drifted; returns index -> reason for those that are made of something else by now.
+
+        Raises what a plan was refused with that never fitted its tables: then the file is wrong.
+        """
+        refused = self._documents.unreadable()
+        new: List[FlussoError] = []
+        altered: Dict[str, str] = {}
+        for plan in self._plans:
+            name = plan.name
+            schema = sha256(plan.canonical.encode()).hexdigest()[:16]
+            error = refused.get(name)
+            self._shapes[name] = f"{schema} {DRIFTED_NOTE if error is not None else self._documents.shape(name)}"
+            notes = [record.shapes.get(name, "") for record in records if record.shapes]
+            if error is None:
+                self._fitted.add(name)
+                self._status.clear_trouble(f"drift {name}")
+                if any(note != self._shapes[name] for note in notes):
+                    altered[name] = _altered(self._shapes[name], notes)
+            elif name in self._fitted or any(note.split(" ")[0] == schema for note in notes):
+                self._drifted[name] = error
+                self._stand_still(name, error)
+            else:
+                new.append(error)
+        if new:
+            raise _together(new)
+        self._plans = tuple(plan for plan in self._plans if plan.name not in self._drifted)
+        self._capture.leave_out(sorted(self._drifted))
+        return altered
+
+    def _stand_still(self, index: str, error: FlussoError) -> None:
+        hint = error.hint or "Mend the table, which is looked at every few seconds, or the schema file, and start again"
+        self._status.set_index_state(index, IndexState.DRIFTED, reason=error.message, todo=hint)
+        self._status.trouble(
+            f"drift {index}", f"index {index} has drifted and stands still: {error.message}", hint, blocking=False
+        )
 
     def _ensure(self, voters: Mapping[str, Sink], stop: threading.Event) -> "_Found":
         """Ask every sink what it has.  Sinks without a vote receive what is written to the others."""
@@ -466,6 +521,7 @@ class Pipeline:
             timeline=self._identity.timeline if self._identity is not None else 0,
             slot=self._identity.slot if self._identity is not None else "",
             coverage=self._coverage,
+            shapes=self._shapes,
         )
         # A record that cannot be written is tried until ``stop``; whoever comes second must not wait longer than that.
         while not self._recording.acquire(timeout=0.1):
@@ -488,7 +544,12 @@ class Pipeline:
         """The slot's guard, and what else the source must keep true while nobody looks."""
         while not self._halt.wait(WATCH_SECONDS):
             self._status.heartbeat("flusso-watch")
-            self._look("watch of the source", self._capture.watch)
+            self._look("watch of the source", self._look_at_source)
+
+    def _look_at_source(self) -> Mapping[str, str]:
+        reasons = self._capture.watch()
+        self._documents.watch()
+        return reasons
 
     def _look_at_parked(self, index: str) -> None:
         """A build wrote what could be written; what was parked before it and still is may have no row any more."""
@@ -542,6 +603,7 @@ class Pipeline:
     def ask(self, request: Request) -> str:
         """Do what ``request`` asks for and say so in a sentence; raises ``SinkRefused`` where that cannot be."""
         index = request.index
+        self._refuse_drifted(index)
         if index not in {plan.name for plan in self._plans}:
             known = ", ".join(sorted(plan.name for plan in self._plans))
             raise SinkRefused(f"no index {index} is enabled in the running daemon; there is {known}", index=index)
@@ -605,9 +667,10 @@ class Pipeline:
     def reindex(self, index: str) -> str:
         """Build a new generation of ``index`` beside the one that is read; joins a build that is under way.
 
-        Returns a sentence.  Raises ``RuntimeError`` before there is a connection.
+        Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` for one that drifted.
         """
         seeding = self._connected()
+        self._refuse_drifted(index)
         with seeding.changing:
             if seeding.building(index):
                 return f"index {index} is being built already; what it is built from is as new as anything begun now"
@@ -622,6 +685,7 @@ class Pipeline:
         Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` where none is kept.
         """
         seeding = self._connected()
+        self._refuse_drifted(index)
         with seeding.changing:
             writers = [writer for writer in self._writers if writer.sink.stateful]
             if not writers:
@@ -654,9 +718,10 @@ class Pipeline:
     def retry(self, index: str, ids: Sequence[str] = ()) -> str:
         """Read parked documents of ``index`` again (``ids``, or all) and write what can be; waits some seconds.
 
-        Returns a sentence.  Raises ``RuntimeError`` before there is a connection.
+        Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` for one that drifted.
         """
         self._connected()
+        self._refuse_drifted(index)
         engine = self._engine
         if engine is None:
             raise AssertionError("connected without an engine")
@@ -679,6 +744,13 @@ class Pipeline:
             parts.append(f"{len(missing)} are not parked, for example {missing[0]!r}")
         return "; ".join(parts)
 
+    def _refuse_drifted(self, index: str) -> None:
+        error = self._drifted.get(index)
+        if error is not None:
+            raise SinkRefused(
+                f"index {index} has drifted and stands still: {error.message}", hint=error.hint, index=index
+            )
+
     def _connected(self) -> Seeding:
         if self._seeding is None or not self._opened.is_set():
             raise RuntimeError("the daemon is not connected yet")
@@ -692,7 +764,7 @@ class Pipeline:
         return self._status.wait_for(self._complete, max(0.0, deadline - time.monotonic()))
 
     def _complete(self) -> bool:
-        """Whether no index is being built whose readers lack something."""
+        """Whether no index is being built whose readers lack something; one that drifted is not waited for."""
         unfinished = (IndexState.PENDING, IndexState.BACKFILLING, IndexState.REBUILDING)
         return not any(
             plan.name not in self._asked and self._status.index_state(plan.name) in unfinished for plan in self._plans
@@ -743,3 +815,23 @@ class Pipeline:
             self._write_record(confirmed, once)
         except (FlussoError, Stopped) as error:
             log.info("the last position could not be recorded and will be streamed again: %s", error)
+
+
+def _altered(note: str, former: Sequence[str]) -> str:
+    """Why an index is built anew whose note in the record is another one."""
+    if not all(former):
+        return "it was not kept current"
+    if any(one.endswith(f" {DRIFTED_NOTE}") for one in former):
+        return "its tables had drifted, and fit again"
+    if any(one.split(" ")[0] != note.split(" ")[0] for one in former):
+        return "its schema is another one"
+    return "its tables were altered meanwhile"
+
+
+def _together(errors: Sequence[FlussoError]) -> FlussoError:
+    """One error that says all: what else was refused comes before mistakes in files."""
+    problems = [problem for error in errors if isinstance(error, ConfigError) for problem in error.problems]
+    other = [error for error in errors if not isinstance(error, ConfigError)]
+    if other or len(errors) == 1:
+        return [*other, *errors][0]
+    return ConfigError(problems, hint=errors[0].hint)

@@ -103,21 +103,27 @@ class Deployment:
             "everything committed is durable and recorded",
         )
 
-    def expected(self) -> Dict[str, Any]:
+    def expected(self, *indexes: str) -> Dict[str, Any]:
+        """What the rows of ``indexes`` (none named: of all) make, by the oracle."""
+        wanted = {name: path for name, path in self.case.indexes.items() if not indexes or name in indexes}
         with psycopg.connect(self.database.url, autocommit=True) as connection:
-            return dict(evaluate_all(connection, self.case.indexes))
+            return dict(evaluate_all(connection, wanted))
 
-    def differences(self) -> Dict[str, List[Difference]]:
+    def documents(self, index: str) -> Dict[str, Any]:
+        """What readers find."""
+        return read_opensearch(self.opensearch, self.prefix + index)
+
+    def differences(self, *indexes: str) -> Dict[str, List[Difference]]:
         """Index -> differences between OpenSearch and the rows; only indexes that have any."""
         found: Dict[str, List[Difference]] = {}
-        for name, documents in self.expected().items():
-            differences = compare(documents, read_opensearch(self.opensearch, self.prefix + name))
+        for name, documents in self.expected(*indexes).items():
+            differences = compare(documents, self.documents(name))
             if differences:
                 found[name] = differences
         return found
 
-    def assert_right(self) -> None:
-        found = self.differences()
+    def assert_right(self, *indexes: str) -> None:
+        found = self.differences(*indexes)
         assert not found, "\n".join(explain(differences, name) for name, differences in found.items())
 
 

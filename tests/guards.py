@@ -97,6 +97,54 @@ def no_lock_before_the_snapshot() -> None:
     documents.lock_statement = lambda tables: "SELECT 1 --"
 
 
+def truncates_ignored() -> None:
+    """Promise 7 off for TRUNCATE: it is taken for a change of no row."""
+    from flusso_sync.postgres.resolve import Touched
+
+    Touched.truncated = property(lambda self: set())  # type: ignore[assignment,method-assign]
+
+
+def truncates_do_not_wait() -> None:
+    """Promise 4 off for TRUNCATE: what was read before it may still be on its way when the next generation begins."""
+    from flusso_sync.engine.engine import Engine
+
+    Engine._wait_clear = lambda self, indexes: None  # type: ignore[method-assign]
+
+
+def shapes_forgotten() -> None:
+    """Nobody compares of what the documents were made: neither the watch, nor a snapshot, nor the next start."""
+    from flusso_sync.pipeline import Pipeline
+    from flusso_sync.postgres import catalog, documents
+
+    documents.PostgresDocuments.watch = lambda self: None  # type: ignore[method-assign]
+    compare = Pipeline._compare
+
+    def forgetful(self: Any, records: Any) -> Any:
+        compare(self, records)
+        return {}
+
+    Pipeline._compare = forgetful  # type: ignore[method-assign]
+    catalog.Shape.statement = property(  # type: ignore[assignment]
+        lambda self: (
+            "SELECT 1::int8, 1::int2 WHERE $1 = '' AND $2 = '' AND $3 = '' AND $4 = '' AND $5 = '' AND"
+            " $6 = '' AND $7 = '' AND $8 = '' AND $9 = ''"
+        ),
+        lambda self, value: None,
+    )
+
+
+def partitions_forgotten() -> None:
+    """What is told of a table is compared neither by the watch nor at the start."""
+    from flusso_sync.postgres import capture
+
+    survey = capture.PostgresCapture._survey
+    capture.PostgresCapture._survey = lambda self, connection: survey(self, connection)._replace(  # type: ignore[method-assign]
+        coverage={}
+    )
+    prepare = capture.PostgresCapture.prepare
+    capture.PostgresCapture.prepare = lambda self, record, stop: prepare(self, None, stop)  # type: ignore[method-assign]
+
+
 # -- gates ----------------------------------------------------------------------------------------------
 
 
@@ -136,6 +184,13 @@ def short_silences() -> None:
     pipeline.CAPTURE_SILENCE_SECONDS = 5.0
     pipeline.ENGINE_SILENCE_SECONDS = pipeline.CONFIRM_SILENCE_SECONDS = 8.0
     pipeline.WATCH_SECONDS, pipeline.WATCH_SILENCE_SECONDS = 1.0, 8.0
+
+
+def frequent_watch() -> None:
+    """The watch looks often; no guard is off."""
+    from flusso_sync import pipeline
+
+    pipeline.WATCH_SECONDS = 0.5
 
 
 # -- clocks ---------------------------------------------------------------------------------------------
@@ -332,6 +387,11 @@ GUARDS: Dict[str, Callable[[], None]] = {
         build_before_visible,
         old_reads_win,
         no_lock_before_the_snapshot,
+        truncates_ignored,
+        truncates_do_not_wait,
+        shapes_forgotten,
+        partitions_forgotten,
+        frequent_watch,
         pause_finished_chunks,
         pause_inside_snapshots,
         short_silences,

@@ -307,7 +307,14 @@ class StatefulSinkContract(SinkContract):
     def test_the_record_outlives_the_sink(self, make_sink: MakeSink) -> None:
         sink = self.started(make_sink)
         assert sink.read_record() is None
-        record = Record(confirmed=2**63 + 1, version=2**62 + 3, timeline=4, slot="flusso")
+        record = Record(
+            confirmed=2**63 + 1,
+            version=2**62 + 3,
+            timeline=4,
+            slot="flusso",
+            coverage={"public.orders": "a"},
+            shapes={"orders": "b c"},
+        )
         sink.write_record(Record(confirmed=1))
         sink.write_record(record)
         assert sink.read_record() == record

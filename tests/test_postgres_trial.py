@@ -123,7 +123,7 @@ def test_links_between_types_that_cannot_be_compared_are_refused(
     database: Database, connection: psycopg.Connection[Any]
 ) -> None:
     database.execute(TABLES)
-    with pytest.raises(ConfigError, match="operator does not exist: uuid"):
+    with pytest.raises(ConfigError, match=r"uuid.* cannot be compared"):
         tried(connection, [JoinField("c", "has_many", C, ChildLink(("id",)), ())])
 
 

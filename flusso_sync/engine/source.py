@@ -22,6 +22,7 @@ from typing import (
     Tuple,
 )
 
+from flusso_sync.errors import FlussoError
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.status import Status
 
@@ -79,7 +80,9 @@ class SourceIdentity:
 class Record:
     """What the sinks remember of the source: written before the feedback that confirms the position.
 
-    ``coverage`` is the source's own note, by table, of how completely its changes are told.
+    ``coverage`` is the source's own note, by table, of how completely its changes are told.  ``shapes`` says, by index,
+    of what its documents were made up to this position, and ``drifted`` of one that stands still; see
+    ``Pipeline``, which compares it at the next start.
     """
 
     confirmed: int
@@ -87,6 +90,7 @@ class Record:
     timeline: int = 0
     slot: str = ""
     coverage: Mapping[str, str] = field(default_factory=dict)
+    shapes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,9 @@ class Capture(Protocol):
     def connect(self, stop: threading.Event) -> SourceIdentity:
         """Reach the source and say who it is.  A transient error makes the daemon call again."""
         raise NotImplementedError
+
+    def leave_out(self, indexes: Sequence[str]) -> None:
+        """Called before ``prepare``: these indexes do not fit their tables now, so nothing is owed to them."""
 
     def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
         """Order of birth: identities, publication, slot.  Nothing committed afterwards is missed."""
@@ -193,8 +200,26 @@ class Documents(Protocol):
         """Where trouble goes."""
 
     def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
-        """Connect and check the plans against the catalog.  A transient error makes the daemon call again."""
+        """Connect and check the plans against the catalog.  A transient error makes the daemon call again.
+
+        A plan that does not fit its tables is no error here: ``unreadable`` names it.
+        """
         raise NotImplementedError
+
+    def unreadable(self) -> Mapping[str, FlussoError]:
+        """After ``open``: index -> why it cannot be read as its tables are now.  It is asked for nothing else."""
+        return {}
+
+    def shape(self, index: str) -> str:
+        """A digest of what the documents of ``index`` are made of; what was written under another one may be wrong."""
+        return ""
+
+    def watch(self) -> None:
+        """Look at the tables every few seconds, changes or not.
+
+        Raises ``SchemaDrift`` naming the indexes (``changed``) that are made of something else now, or that can be read
+        again.
+        """
 
     def snapshot(self, runs: Sequence[ChangeRun], stop: threading.Event) -> ContextManager[Snapshot]:
         """A snapshot in which every transaction of ``runs`` is visible; waits for that."""

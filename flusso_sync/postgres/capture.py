@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import psycopg
 
@@ -20,6 +20,7 @@ from flusso_sync.backoff import Backoff, Outage, Stopped
 from flusso_sync.engine.source import Capture, ChangeRun, Emit, Prepared, Record, SourceIdentity
 from flusso_sync.errors import (
     BlindTable,
+    ConfigError,
     Gap,
     PublicationMissing,
     SlotMissing,
@@ -115,6 +116,7 @@ class PostgresCapture(Capture):
     ) -> None:
         self._access = access
         self._plans = tuple(plans)
+        self._left_out: Set[str] = set()
         self._settings = settings
         self._status = Status()
         self._heartbeat: Callable[[], None] = lambda: None
@@ -157,12 +159,15 @@ class PostgresCapture(Capture):
         self._system = system
         return SourceIdentity(system, database, self._settings.slot, self._access.address, timeline)
 
+    def leave_out(self, indexes: Sequence[str]) -> None:
+        self._left_out.update(indexes)
+
     def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
         """Replica identities, then publication, then slot (promise 1)."""
         connection = self._guarded()
         with translating("preparing the source"):
             leaves, _ = self._survey(connection)
-            self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves}
+            self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves if leaf.use.indexes}
             existing = slot.find_slot(connection, self._settings.slot)
             # Kept over attempts: what one of them has altered looks right to the next.
             rebuild = self._rebuild
@@ -173,7 +178,7 @@ class PostgresCapture(Capture):
                     for index in leaf.use.indexes:
                         rebuild.setdefault(index, f"the replica identity of {leaf.relation.table} was strengthened")
             # Never a mute one: published, it would refuse its application's UPDATE and DELETE (promise 12).
-            heard = [leaf for leaf in leaves if leaf not in mute]
+            heard = [leaf for leaf in leaves if leaf not in mute and leaf.use.indexes]
             unreadable = self._unreadable(connection, existing)
             for leaf in self._publish(connection, heard, blind):
                 if existing is not None:
@@ -194,9 +199,18 @@ class PostgresCapture(Capture):
 
     def _survey(self, connection: "psycopg.Connection[Any]") -> Survey:
         catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
-        bound = [with_keys(plan, catalog.primary_keys) for plan in self._plans]
-        leaves = leaves_of(catalog, table_uses(bound, catalog.primary_keys))
+        bound: List[IndexPlan] = []
+        for plan in self._plans:
+            if plan.name not in self._left_out:
+                # One whose keys are gone is about to be found drifted.
+                with contextlib.suppress(ConfigError):
+                    bound.append(with_keys(plan, catalog.primary_keys))
         told = publication.told(connection, self._settings.publication)
+        uses = dict(table_uses(bound, catalog.primary_keys))
+        for table in catalog.tables.keys() - uses.keys():
+            # Nobody reads it now, but published it must not refuse its application's UPDATE and DELETE (promise 12).
+            uses[table] = TableUse(table, None, keys=(), links=(), indexes=())
+        leaves = [leaf for leaf in leaves_of(catalog, uses) if leaf.use.indexes or leaf.relation.table in told]
         marks: Dict[str, List[str]] = {}
         for leaf in leaves:
             found = identity.identity_of(leaf.relation, leaf.use)
@@ -221,7 +235,8 @@ class PostgresCapture(Capture):
         self._locked_out = []
         for leaf in leaves:
             found = identity.identity_of(leaf.relation, leaf.use)
-            if found.remedy is None:
+            if found.remedy is None or not leaf.relation.columns.keys() >= set(leaf.use.links):
+                # Of a link whose column is gone no identity tells: the index is about to be found drifted.
                 continue
             done = False
             reason = "its replica identity was chosen by somebody else"
@@ -240,6 +255,8 @@ class PostgresCapture(Capture):
             if done:
                 changed.append(leaf)
                 self._status.clear_trouble(key)
+            elif not leaf.use.indexes:
+                continue
             elif found.mute:
                 mute.append(leaf)
                 what = f"table {found.table} has no usable replica identity: {reason}"

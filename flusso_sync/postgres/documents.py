@@ -17,11 +17,12 @@ from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, Name
 from urllib.parse import unquote
 
 import psycopg
+from psycopg.rows import tuple_row
 from psycopg.types.string import ByteaBinaryLoader
 
 from flusso_sync.backoff import Stopped
 from flusso_sync.engine.source import ChangeRun, Chunk, Document, Documents, Key, Resolution, Snapshot
-from flusso_sync.errors import SchemaDrift, SourceRefused
+from flusso_sync.errors import ConfigError, FlussoError, SchemaDrift, SourceError, SourceRefused
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.catalog import Catalog, Relation, Shape, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
@@ -31,7 +32,7 @@ from flusso_sync.postgres.resolve import Trace, by_table, compile_traces, touche
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
 from flusso_sync.postgres.trial import raw_filters, try_out
 from flusso_sync.schema.paths import relation_paths, table_uses, tables
-from flusso_sync.schema.plan import IndexPlan, Table
+from flusso_sync.schema.plan import IndexPlan, Table, TableUse
 from flusso_sync.status import Status
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ CANCEL_SECONDS = 0.5
 
 #: Waiting for a lock or for visibility this long is told.
 PATIENCE_SECONDS = 2.0
+
+#: What a plan that does not fit its tables raises.
+UNFIT = (ConfigError, SourceRefused)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,10 @@ class PostgresDocuments(Documents):
         self._statements: Dict[str, IndexStatements] = {}
         self._traces: Dict[Table, List[Trace]] = {}
         self._uses: Dict[Table, List[str]] = {}
-        self._users: Dict[int, List[str]] = {}
+        self._plans: Tuple[IndexPlan, ...] = ()
+        self._unreadable: Dict[str, FlussoError] = {}
+        #: Table (with None) or column, by OID and number -> the indexes that are made of it.
+        self._users: Dict[Tuple[int, Optional[int]], List[str]] = {}
         self._lock_statement = ""
         self._shape: Optional[Shape] = None
         #: Index -> digest of the tables and columns that its documents are made of.
@@ -140,50 +147,100 @@ class PostgresDocuments(Documents):
         self._status = status
 
     def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
-        """Read the catalog, bind the plans to it, compile their statements.
+        """Read the catalog, bind the plans to it, compile their statements; ``unreadable`` names those that do not fit.
 
-        Raises ``ConfigError`` or ``SourceRefused`` naming every mistake, ``SourceUnavailable`` where waiting helps.
+        Raises ``SourceUnavailable`` where waiting helps.
         """
-        needed = sorted({table for plan in plans for table in tables(plan)})
         with self._lock:
             self._closed = False
         self._ending.clear()
-        connection = connect(self._access)
+        self._plans = tuple(plans)
         traces: List[Trace] = []
         told: Set[str] = set()
-        self._uses = {}
-        try:
-            with translating("reading the catalog"):
-                catalog = read_catalog(connection, needed)
-                _check_rights(connection, catalog)
-                for plan in plans:
+        self._bound, self._statements, self._shapes, self._unreadable = {}, {}, {}, {}
+        self._uses, self._users = {}, {}
+        with contextlib.closing(connect(self._access)) as connection, translating("reading the catalog"):
+            catalog = self._catalog(connection)
+            for plan in plans:
+                try:
                     bound = bind(plan, catalog)
-                    statements = compile_statements(bound)
-                    try_out(connection, bound, statements)
-                    self._bound[plan.name] = bound
-                    self._of_leaf.pop(plan.name, None)
-                    shape = shape_of(catalog, table_uses([bound.plan], catalog.primary_keys).values())
-                    self._shapes[plan.name] = sha256("\0".join(shape.parameters).encode()).hexdigest()[:16]
-                    self._statements[plan.name] = statements
-                    traces.extend(self._compile_traces(bound, catalog))
-                    for finding in bound.findings:
-                        # One missing index troubles many fields; it is named once.
-                        if finding.message not in told:
-                            told.add(finding.message)
-                            log.warning("%s", finding)
-                    for table in tables(plan):
-                        self._uses.setdefault(table, []).append(plan.name)
-        finally:
-            connection.close()
+                    statements = _try(connection, bound)
+                except UNFIT as error:
+                    self._unreadable[plan.name] = error
+                    continue
+                self._bound[plan.name] = bound
+                self._of_leaf.pop(plan.name, None)
+                self._statements[plan.name] = statements
+                self._shapes[plan.name] = _digest(bound)
+                for place in shape_of(catalog, _uses(bound)).names:
+                    self._users.setdefault(place, []).append(plan.name)
+                traces.extend(self._compile_traces(bound, catalog))
+                for finding in bound.findings:
+                    # One missing index troubles many fields; it is named once.
+                    if finding.message not in told:
+                        told.add(finding.message)
+                        log.warning("%s", finding)
+                for table in tables(plan):
+                    self._uses.setdefault(table, []).append(plan.name)
         outside = {
             plan.name: [f"{path}: {item.sql}" for path, item in raw_filters(plan) if item.volatile] for plan in plans
         }
         self._status.set_fact("volatile_filters", {index: named for index, named in outside.items() if named} or None)
         self._traces = by_table(traces)
-        self._users = {catalog.tables[table].oid: users for table, users in self._uses.items()}
-        self._lock_statement = lock_statement(needed) + " NOWAIT"
+        # The tables of an index that drifted are none of our locks: they may not even exist.
+        self._lock_statement = lock_statement(self._uses) + " NOWAIT" if self._uses else "SELECT"
         bound_plans = [bound.plan for bound in self._bound.values()]
         self._shape = shape_of(catalog, table_uses(bound_plans, catalog.primary_keys).values())
+
+    def unreadable(self) -> Mapping[str, FlussoError]:
+        return dict(self._unreadable)
+
+    def shape(self, index: str) -> str:
+        return self._shapes[index]
+
+    def watch(self) -> None:
+        with translating("watching the tables"):
+            drift = self._drift(self._connection())
+        if drift is not None:
+            raise drift
+
+    def _catalog(self, connection: "psycopg.Connection[Any]") -> Catalog:
+        return read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
+
+    def _drift(self, connection: "psycopg.Connection[Any]", *, refused: bool = False) -> Optional[SchemaDrift]:
+        """What became of the plans: those that do not fit any more, are made of something else, or fit again.
+
+        ``refused``: a statement was; so those that seem to fit are tried out, too.  psycopg's errors pass through.
+        """
+        catalog = self._catalog(connection)
+        reasons: Dict[str, str] = {}
+        for plan in self._plans:
+            known = self._shapes.get(plan.name)
+            try:
+                bound = bind(plan, catalog)
+                if refused or known is None:
+                    _try(connection, bound)
+            except UNFIT as error:
+                if known is not None:
+                    reasons[plan.name] = error.message
+                continue
+            if known is None:
+                reasons[plan.name] = f"index {plan.name} fits its tables again"
+            elif _digest(bound) != known:
+                reasons[plan.name] = f"index {plan.name}: its tables are not as planned any more"
+        if not reasons:
+            return None
+        return SchemaDrift("; ".join(reasons.values()), hint="The plan is made again", changed=sorted(reasons))
+
+    def _refusal(self, error: psycopg.Error, doing: str) -> SourceError:
+        """What ``error`` means; when Postgres refuses a statement because of DDL, that names the indexes concerned."""
+        self._access.heard(error)
+        if (error.sqlstate or "").startswith("42"):
+            with contextlib.suppress(psycopg.Error, FlussoError):
+                drift = self._drift(self._connection(), refused=True)
+                if drift is not None:
+                    return drift
+        return translate(error, doing)
 
     def _compile_traces(self, bound: BoundIndex, catalog: Catalog) -> List[Trace]:
         plan = bound.plan
@@ -257,8 +314,7 @@ class PostgresDocuments(Documents):
             yield _PostgresSnapshot(self, connection, self._facts)
         except psycopg.Error as error:
             self._abandon(connection)
-            self._access.heard(error)
-            raise translate(error, "reading documents") from error
+            raise self._refusal(error, "reading documents") from error
         except BaseException:
             self._abandon(connection)
             raise
@@ -322,14 +378,17 @@ class PostgresDocuments(Documents):
             return "a table of the indexes is locked by somebody's DDL"
         except psycopg.Error as error:
             self._abandon(connection)
-            self._access.heard(error)
-            raise translate(error, "beginning to read documents") from error
+            refusal = self._refusal(error, "beginning to read documents")
+            if isinstance(error, psycopg.errors.UndefinedTable) and not refusal.relay:
+                # It is there again, and the same: renamed for a moment.
+                return "a table of the indexes is away"
+            raise refusal from error
         if changed:
             self._abandon(connection)
             raise SchemaDrift(
                 f"no longer as planned: {', '.join(shape.differences(changed))}",
                 hint="The plan is made again, and what is read from there is rebuilt",
-                changed=sorted({index for row in changed for index in self._users.get(row[0], ())}),
+                changed=sorted({index for row in changed for index in self._users[row[0], row[1]]}),
             )
         if row is None:
             raise AssertionError("a snapshot was not told")
@@ -604,20 +663,49 @@ class PostgresDocuments(Documents):
         return [document for document in documents if document.body is not None or document.error], rest
 
 
-def _check_rights(connection: "psycopg.Connection[Any]", catalog: Catalog) -> None:
+def _uses(bound: BoundIndex) -> Iterable[TableUse]:
+    """The tables and columns that documents of the index are made of."""
+    return table_uses([bound.plan], bound.catalog.primary_keys).values()
+
+
+def _digest(bound: BoundIndex) -> str:
+    """Everything of the catalog that decides what the documents of the index look like."""
+    uses = list(_uses(bound))
+    parts = list(shape_of(bound.catalog, uses).parameters)
+    for use in uses:
+        columns = bound.columns(use.table)
+        named = sorted(columns if use.columns is None else use.columns)
+        parts.append(f"{use.table} {bound.key_of(use.table)}")
+        # Order and equality follow the collation; a generated column is not in the stream.
+        parts.extend(f"{name} {columns[name].collation} {columns[name].generated}" for name in named)
+    parts.append(f"{bound.lookup}")
+    return sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _try(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> IndexStatements:
+    """Compile the statements of ``bound`` and have Postgres judge them; raises ``ConfigError`` or ``SourceRefused``."""
+    _check_rights(connection, bound)
+    statements = compile_statements(bound)
+    try_out(connection, bound, statements)
+    return statements
+
+
+def _check_rights(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> None:
     """Raise ``SourceRefused`` with the GRANT when the role may not read a table: before a slot holds WAL for it."""
-    by_oid = {relation.oid: table for table, relation in catalog.tables.items()}
-    denied = connection.execute(
-        "select o::int8, quote_ident(current_user) from unnest(%s::oid[]) o where not has_table_privilege(o, 'SELECT')",
-        (list(by_oid),),
-    ).fetchall()
+    by_oid = {bound.catalog.tables[table].oid: table for table in tables(bound.plan)}
+    with psycopg.RawCursor(connection, row_factory=tuple_row) as cursor:
+        denied = cursor.execute(
+            "select o::int8, quote_ident(current_user) from unnest($1::oid[]) o"
+            " where not has_table_privilege(o, 'SELECT')",
+            (list(by_oid),),
+        ).fetchall()
     if denied:
         tables_denied = sorted(by_oid[oid] for oid, _ in denied)
         role = denied[0][1]
         schemas = ", ".join(identifier(schema) for schema in sorted({table.schema for table in tables_denied}))
         names = ", ".join(table_name(table) for table in tables_denied)
         raise SourceRefused(
-            f"role {role} may not read {', '.join(map(str, tables_denied))}",
+            f"index {bound.plan.name}: role {role} may not read {', '.join(map(str, tables_denied))}",
             hint=f"Run: GRANT USAGE ON SCHEMA {schemas} TO {role}; GRANT SELECT ON {names} TO {role}",
         )
 

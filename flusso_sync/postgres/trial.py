@@ -6,15 +6,17 @@ Without this, a filter's operand that is no number would fail every document, on
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Tuple
 
 import psycopg
 
-from flusso_sync.errors import ConfigError, Problem
+from flusso_sync.errors import ConfigError, Problem, SourceRefused
 from flusso_sync.postgres.bind import BoundIndex
 from flusso_sync.postgres.catalog import Column
+from flusso_sync.postgres.quoting import identifier
 from flusso_sync.postgres.render import typed
 from flusso_sync.postgres.statements import IndexStatements
+from flusso_sync.schema.paths import relation_paths
 from flusso_sync.schema.plan import (
     AggregateField,
     AnyField,
@@ -38,7 +40,8 @@ Constant = Tuple[str, str, Column]
 def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: IndexStatements) -> None:
     """Have every constant cast and every statement parsed; nothing is read.
 
-    ``connection`` is in autocommit and has the reading settings.  Raises ``ConfigError`` with every refusal.
+    ``connection`` is in autocommit and has the reading settings.  Raises ``ConfigError`` with every refusal,
+    ``SourceRefused`` where the role may not read everything.
     """
     index = bound.plan.name
     problems: List[Problem] = []
@@ -56,7 +59,19 @@ def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: 
             prefix = "PREPARE flusso_trial AS "
             try:
                 cursor.execute(prefix + statement)
+            except psycopg.errors.InsufficientPrivilege as error:
+                # Also a policy that would hide rows: row_security is off.
+                raise SourceRefused(
+                    f"index {index}: {error.diag.message_primary}",
+                    hint="A hidden row would be taken for deleted: grant the role of the connection URL what is "
+                    "missing, for policies with ALTER ROLE … BYPASSRLS",
+                ) from None
             except psycopg.ProgrammingError as error:
+                pairs = incomparable(cursor, bound)
+                if pairs:
+                    raise ConfigError(
+                        [Problem(f"index {index}: {pair} cannot be compared") for pair in pairs]
+                    ) from None
                 place = int(error.diag.statement_position or 1) - 1
                 shown = (prefix + statement)[max(len(prefix), place - SHOWN_CHARACTERS) : place + SHOWN_CHARACTERS]
                 near = " ".join(shown.split())
@@ -92,6 +107,27 @@ def _volatile(cursor: psycopg.RawCursor[Any], plan: IndexPlan) -> List[Problem]:
             if name in found
         ]
     return problems
+
+
+def incomparable(cursor: psycopg.RawCursor[Any], bound: BoundIndex) -> List[str]:
+    """The pairs of link columns, with their types, that Postgres has no equality for."""
+    found: Dict[str, None] = {}
+    for path in relation_paths(bound.plan):
+        for hop in path.hops:
+            for one, other in zip(hop.parent_columns, hop.child_columns):
+                parent, child = bound.columns(hop.parent)[one], bound.columns(hop.child)[other]
+                try:
+                    cursor.execute(
+                        f"SELECT NULL::{parent.sql_type} OPERATOR({identifier(parent.type.operators)}.=)"
+                        f" NULL::{child.sql_type}"
+                    )
+                except psycopg.ProgrammingError:
+                    sides = [
+                        f"{table}.{column.name} ({column.type_name})"
+                        for table, column in ((hop.child, child), (hop.parent, parent))
+                    ]
+                    found[" and ".join(sides)] = None
+    return list(found)
 
 
 def raw_filters(plan: IndexPlan) -> Iterator[Tuple[str, RawFilter]]:

@@ -63,6 +63,7 @@ def record_document(record: Record) -> Json:
         "timeline": str(record.timeline),
         "slot": record.slot,
         "coverage": dict(record.coverage),
+        "shapes": dict(record.shapes),
     }
 
 
@@ -73,6 +74,7 @@ def stored_record(source: Mapping[str, Any]) -> Record:
         timeline=stored_int(source, "timeline"),
         slot=str(source.get("slot") or ""),
         coverage=dict(source.get("coverage") or {}),
+        shapes=dict(source.get("shapes") or {}),
     )
 
 

@@ -19,6 +19,7 @@ from typing import Callable, Optional, Tuple
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
+from flusso_sync.errors import SinkRefused
 from flusso_sync.schema import names
 from flusso_sync.status import Status
 
@@ -73,7 +74,8 @@ def private_app(status: Status, credentials: Credentials, reindex: Callable[[str
     """The WSGI application of the private surface.
 
     ``credentials`` returns user and password, read anew for each request.  ``reindex`` queues a rebuild; it
-    raises ``KeyError`` for an index it cannot rebuild and ``RuntimeError`` while nothing runs.
+    raises ``KeyError`` for an index it does not know, ``SinkRefused`` for one that cannot be built now and
+    ``RuntimeError`` while nothing runs.
     """
     app = Flask("flusso_sync.web.private", static_folder=None)
     guesses = Guesses()
@@ -112,6 +114,8 @@ def private_app(status: Status, credentials: Credentials, reindex: Callable[[str
             reindex(name)
         except KeyError:
             return Response(f"unknown index {name}\n", 404, content_type=TEXT)
+        except SinkRefused as error:
+            return Response(f"{error}\n", 409, content_type=TEXT)
         except RuntimeError:
             return Response("reindex queue is full or closed\n", 503, content_type=TEXT)
         return Response(f"reindex of {name} queued\n", 202, content_type=TEXT)
