@@ -63,7 +63,9 @@ class DefaultBackends:
         documents = PostgresDocuments(
             access,
             DocumentSettings(
-                batch_bytes=config.engine.batch_bytes, max_document_bytes=config.engine.max_document_bytes
+                batch_bytes=config.engine.batch_bytes,
+                max_document_bytes=config.engine.max_document_bytes,
+                fan_out_documents=config.engine.fan_out_documents,
             ),
         )
         return SourceParts(capture, documents)

@@ -22,6 +22,7 @@ from flusso_sync.engine.policies import FailurePolicies
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
+from flusso_sync.engine.spread import Spreader
 from flusso_sync.engine.writer import SinkWriter
 from flusso_sync.errors import ConfigError, FlussoError, SinkRefused
 from flusso_sync.observer import BatchStats, FanOut
@@ -145,6 +146,7 @@ class Pipeline:
         self._writers: List[SinkWriter] = []
         self._engine: Optional[Engine] = None
         self._seeding: Optional[Seeding] = None
+        self._spreader: Optional[Spreader] = None
         self._recorded = 0
         self._coverage: Mapping[str, str] = {}
         self._gap = False
@@ -235,6 +237,7 @@ class Pipeline:
         # A rebuild concerns every sink, also where only one of them lacks the index.
         self._begin(builds, {**missing, **{name: list(self.sinks) for name in rebuild}}, stop, progress)
         self._wanted_rebuilds.clear()
+        self._load_jobs(stateful, stop)
         self._opened.set()
         if prepared.gap is not None or any(record.shapes != self._shapes for record in known) or record is None:
             # Only now: a crash before every rebuild was begun must find the gap or the drift again.  And without any
@@ -278,6 +281,18 @@ class Pipeline:
         self._status.trouble(
             f"drift {index}", f"index {index} has drifted and stands still: {error.message}", hint, blocking=False
         )
+
+    def _load_jobs(self, stateful: Mapping[str, Sink], stop: threading.Event) -> None:
+        """Go on with the changes that an earlier life was still spreading."""
+        spreader = self._spreader
+        if spreader is None:
+            raise AssertionError("jobs before the engine")
+        stored = [
+            wait_out(lambda s=sink: s.jobs(), stop, self._status, f"sink {name}")  # type: ignore[misc]
+            for name, sink in stateful.items()
+        ]
+        known = {plan.name for plan in self._plans}
+        spreader.load([{id: job for id, job in jobs.items() if job["index"] in known} for jobs in stored])
 
     def _ensure(self, voters: Mapping[str, Sink], stop: threading.Event) -> "_Found":
         """Ask every sink what it has.  Sinks without a vote receive what is written to the others."""
@@ -329,6 +344,15 @@ class Pipeline:
             rebuild=self._rebuild,
             batch_changes=self._options.batch_changes,
             heartbeat="flusso-engine",
+        )
+        self._spreader = self._engine.spreader = Spreader(
+            self._documents,
+            self._writers,
+            register=self._engine.register,
+            submit=self._engine.submit,
+            rebuild=self._rebuild,
+            status=self._status,
+            stop=self._halt,
         )
         self._seeding = Seeding(
             self._documents,
@@ -426,6 +450,8 @@ class Pipeline:
         self._spawn("flusso-engine", engine.loop)
         self._spawn("flusso-confirm", self._confirm)
         self._spawn("flusso-progress", self._connected().keep_progress)
+        if self._spreader is not None:
+            self._spawn("flusso-fan-out", self._spreader.loop)
         self._spawn("flusso-watch", self._watch)
         for sink in self.sinks.values():
             self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]
@@ -761,7 +787,13 @@ class Pipeline:
         deadline = time.monotonic() + timeout
         if self._ledger.wait_beyond(position - 1, timeout) < position or not self._opened.is_set():
             return False
-        return self._status.wait_for(self._complete, max(0.0, deadline - time.monotonic()))
+        if not self._status.wait_for(self._complete, max(0.0, deadline - time.monotonic())):
+            return False
+        spreader = self._spreader
+        while spreader is not None and spreader.open_up_to(position):
+            if self._halt.is_set() or not spreader.wait(max(0.0, deadline - time.monotonic())):
+                return False
+        return True
 
     def _complete(self) -> bool:
         """Whether no index is being built whose readers lack something; one that drifted is not waited for."""

@@ -145,6 +145,27 @@ def partitions_forgotten() -> None:
     capture.PostgresCapture.prepare = lambda self, record, stop: prepare(self, None, stop)  # type: ignore[method-assign]
 
 
+def jobs_are_not_stored() -> None:
+    """Promise 2 off for changes that show in many documents: their jobs are kept in memory alone."""
+    from flusso_sync.engine.spread import Spreader
+
+    Spreader._write = lambda self, id, document: None  # type: ignore[method-assign]
+
+
+def slow_spreading() -> None:
+    """Changes that show in many documents are worked off two documents at a time, with a pause in between."""
+    from flusso_sync.engine import spread
+
+    spread.STEP_DOCUMENTS = 2
+    step = spread.Spreader._step
+
+    def slowly(self: Any, *arguments: Any) -> None:
+        self._stop.wait(0.2)
+        step(self, *arguments)
+
+    spread.Spreader._step = slowly  # type: ignore[method-assign]
+
+
 # -- gates ----------------------------------------------------------------------------------------------
 
 
@@ -392,6 +413,8 @@ GUARDS: Dict[str, Callable[[], None]] = {
         shapes_forgotten,
         partitions_forgotten,
         frequent_watch,
+        jobs_are_not_stored,
+        slow_spreading,
         pause_finished_chunks,
         pause_inside_snapshots,
         short_silences,

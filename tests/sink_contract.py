@@ -480,6 +480,22 @@ class StatefulSinkContract(SinkContract):
         assert asker.answer_to("r2") == Answer(False, "no")
         assert asker.answer_to("never asked") is None
 
+    def test_jobs_outlive_the_sink_until_they_are_forgotten(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        sink.write_job("a", {"index": "users", "cursor": None, "values": [["1", "ö"]]})
+        sink.write_job("b", {"index": "users", "cursor": ["7"]})
+        sink.write_job("a", {"index": "users", "cursor": ["3"], "values": [["1", "ö"]]})
+        sink.close()
+        again = make_sink()
+        again.open(ME)
+        assert again.jobs() == {
+            "a": {"index": "users", "cursor": ["3"], "values": [["1", "ö"]]},
+            "b": {"index": "users", "cursor": ["7"]},
+        }
+        again.write_job("a", None)
+        again.write_job("never there", None)
+        assert set(again.jobs()) == {"b"}
+
     def test_what_is_parked_tells_when_why_and_how_often(self, make_sink: MakeSink) -> None:
         sink = self.started(make_sink)
         sink.quarantine([Rejected("users", "a", "too odd", 7), Rejected("orders", "1", "odd", 9)])

@@ -269,10 +269,10 @@ def test_a_full_writer_says_so_until_something_is_sent(rig: Callable[..., Rig]) 
     made.writer._room_bytes = 1000
     token = Count()
     made.writer.enqueue([write("a", "x" * 2000)], token)
-    assert not made.writer.wait_room(build=False, timeout=0.01)
-    assert made.writer.has_room(build=True)
+    assert not made.writer.wait_room(patient=False, timeout=0.01)
+    assert made.writer.has_room(patient=True)
     made.start()
-    assert made.writer.wait_room(build=False, timeout=10)
+    assert made.writer.wait_room(patient=False, timeout=10)
 
 
 def test_a_retried_live_write_is_not_given_up_for_a_builds_write(rig: Callable[..., Rig]) -> None:

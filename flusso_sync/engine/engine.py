@@ -12,17 +12,33 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Iterable, List, Mapping, NamedTuple, Sequence, Tuple
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+)
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.ledger import Entry, Ledger
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Finished, Pending
-from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot
+from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot, Spread
 from flusso_sync.engine.writer import SinkWriter, Token
 from flusso_sync.observer import BatchStats, Observer
 from flusso_sync.sinks.base import Rejected, Write
 from flusso_sync.status import Status
+
+if TYPE_CHECKING:
+    from flusso_sync.engine.spread import Spreader
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +80,7 @@ class _ChunkToken:
             if self._remaining:
                 return
         if self._documents:
-            index = self._pending.build.index
+            index = self._pending.work.index
             self._observer.on_batch_committed(
                 BatchStats(0, self._documents, {index: self._documents}, time.monotonic() - self._started)
             )
@@ -132,6 +148,8 @@ class Engine:
         self._pending: Dict[str, List[Pending]] = {}
         #: Set once the engine takes nothing new because it is drained.
         self.idle = threading.Event()
+        #: Where changes go that show in too many documents; set once, before ``loop``.
+        self.spreader: Optional[Spreader] = None
         #: The highest version any write was given: the high-water mark of settled.md section 4.
         self.version = 0
 
@@ -192,16 +210,16 @@ class Engine:
         while self._mail:
             registration = self._mail.popleft()
             pending = registration.pending
-            self._pending.setdefault(pending.build.index, []).append(pending)
+            self._pending.setdefault(pending.work.index, []).append(pending)
             registration.answered.set()
 
     def _live_room(self) -> bool:
         return self._ledger.wait_room(OPEN_ENTRIES, ROOM_WAIT_SECONDS) and all(
-            writer.wait_room(build=False, timeout=ROOM_WAIT_SECONDS) for writer in self._writers
+            writer.wait_room(patient=False, timeout=ROOM_WAIT_SECONDS) for writer in self._writers
         )
 
     def _chunk_room(self) -> bool:
-        return all(writer.has_room(build=True) for writer in self._finished[0].pending.build.writers)
+        return all(writer.has_room(patient=True) for writer in self._finished[0].pending.work.targets)
 
     def _process(self, runs: Sequence[ChangeRun]) -> None:
         """Make every document that shows a change of ``runs`` right again."""
@@ -212,7 +230,7 @@ class Engine:
             # Only now: a run is in the queue or in the ledger, never in neither.
             self._queue.task_done()
         if changes:
-            work = _Work(runs)
+            work = _Batch(runs)
             while not work.done:
                 wait_out(lambda: self._advance(work, entry), self._stop, self._status, "source documents")
                 self._answer()
@@ -223,7 +241,7 @@ class Engine:
                     self._answer()
         entry.release()
 
-    def _advance(self, work: "_Work", entry: Entry) -> None:
+    def _advance(self, work: "_Batch", entry: Entry) -> None:
         """One snapshot's worth of a batch: trace it if that is still to do, then build what fits."""
         built: List[Tuple[str, List[Document]]] = []
         with self._documents.snapshot(work.runs, self._stop) as snapshot:
@@ -233,6 +251,9 @@ class Engine:
             left = _build(snapshot, work.left or {}, built)
             version = snapshot.version
         self.version = max(self.version, version)
+        for spread in work.spread:
+            self._spread(spread, entry)
+        work.spread = ()
         if work.rebuild:
             self._wait_clear(work.rebuild)
             self._rebuild(work.rebuild)
@@ -241,6 +262,22 @@ class Engine:
             entry.documents[index] = entry.documents.get(index, 0) + len(documents)
             self._enqueue_live(index, documents, version, entry, entry.position or 0)
         work.left = left
+
+    def _spread(self, spread: Spread, entry: Entry) -> None:
+        """Make a job of a change that shows in too many documents to build them here."""
+        spreader = self.spreader
+        if spreader is None:
+            raise AssertionError("a source spreads changes and nobody takes them")
+        while not spreader.has_room():
+            if self._stop.is_set():
+                raise Stopped
+            # Whoever makes the room may be waiting for these answers.
+            self._status.heartbeat(self._heartbeat)
+            self._answer()
+            self._take_chunk()
+            self._stop.wait(0.01)
+        # Inside a transaction its end is not known yet; what is at an unknown place is waited for by everybody.
+        spreader.add(spread, entry.position or 0, entry)
 
     def _wait_clear(self, indexes: Iterable[str]) -> None:
         """Wait until nothing of ``indexes`` is on its way.
@@ -257,11 +294,7 @@ class Engine:
                     self._answer()
 
     def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, token: Token, lsn: int) -> None:
-        pendings = self._pending.get(index)
-        if pendings:
-            ids = {document.id for document in documents}
-            for pending in pendings:
-                pending.ids -= ids
+        self._overtake(index, documents)
         rejected = [Rejected(index, d.id, d.error, lsn) for d in documents if d.error is not None]
         for writer in self._writers:
             writer.enqueue(
@@ -296,44 +329,57 @@ class Engine:
         with self._space:
             finished = self._finished.popleft()
             self._space.notify()
-        pending, build = finished.pending, finished.pending.build
-        if not build.cancelled:
+        pending, work = finished.pending, finished.pending.work
+        if not work.cancelled:
             documents = [document for document in finished.documents if document.id in pending.ids]
             self.version = max(self.version, finished.version)
+            if work.live:
+                self._overtake(work.index, documents, but=pending)
             token = _ChunkToken(pending, len(documents), self._observer)
-            rejected = [Rejected(build.index, d.id, d.error, 0) for d in documents if d.error is not None]
-            for writer, generation in build.targets.items():
-                writer.enqueue(
-                    [
-                        Write(build.index, d.id, d.body, finished.version, True, 0, generation)
-                        for d in documents
-                        if d.error is None
-                    ],
-                    token,
-                )
+            rejected = [Rejected(work.index, d.id, d.error, 0) for d in documents if d.error is not None]
+            for writer, generation in work.targets.items():
+                writes = [
+                    Write(work.index, d.id, d.body, finished.version, not work.live, 0, generation)
+                    for d in documents
+                    if d.error is None
+                ]
+                for write in writes:
+                    write.patient = True
+                writer.enqueue(writes, token)
                 if rejected:
                     writer.park(rejected, token)
             token.release()
         if finished.last:
-            self._pending[build.index].remove(pending)
+            self._pending[work.index].remove(pending)
             pending.release()
 
+    def _overtake(self, index: str, documents: Sequence[Document], but: Optional[Pending] = None) -> None:
+        """What is written to the generations that are kept current is no chunk's business any more."""
+        pendings = self._pending.get(index)
+        if pendings:
+            ids = {document.id for document in documents}
+            for pending in pendings:
+                if pending is not but:
+                    pending.ids -= ids
 
-class _Work:
+
+class _Batch:
     """A batch on its way: its runs, and once traced, the keys whose documents are still to build."""
 
     def __init__(self, runs: Sequence[ChangeRun]) -> None:
         self.runs = runs
         self.left: Any = None
         self.rebuild: Mapping[str, str] = {}
+        self.spread: Sequence[Spread] = ()
 
     def begin(self, resolution: Resolution) -> None:
         self.left = {index: keys for index, keys in resolution.keys.items() if keys}
         self.rebuild = resolution.rebuild
+        self.spread = resolution.spread
 
     @property
     def done(self) -> bool:
-        return self.left is not None and not self.left and not self.rebuild
+        return self.left is not None and not (self.left or self.rebuild or self.spread)
 
 
 def _build(

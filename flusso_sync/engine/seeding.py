@@ -14,7 +14,7 @@ import logging
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
+from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.frontier import Frontier, Stretch
@@ -30,29 +30,46 @@ log = logging.getLogger(__name__)
 COMPLETE_WAIT_SECONDS = 0.05
 
 
+class Work(Protocol):
+    """What chunks are read for: a build, or a change that shows in many documents.
+
+    ``targets``: writer -> the generation its sink builds, None for every generation that is kept current (``live``).
+    """
+
+    index: str
+    live: bool
+    cancelled: bool
+
+    @property
+    def targets(self) -> Mapping[SinkWriter, Optional[int]]: ...
+
+
 class Pending:
     """A chunk under way: the ids that no live write has touched since it was registered, and the writes it waits for.
 
-    It is a token of the writers, held once for its reader until all of it was handed over.
+    It is a token of the writers, held once for its reader until all of it was handed over; ``durable`` is called, from
+    any thread, once nothing is waited for.
     """
 
-    __slots__ = ("build", "ids", "_chunk", "_remaining")
+    __slots__ = ("work", "ids", "_durable", "_lock", "_remaining")
 
-    def __init__(self, build: "Build", chunk: "Taken") -> None:
-        self.build = build
-        self.ids: Set[str] = set(chunk.chunk.ids)
-        self._chunk = chunk
+    def __init__(self, work: Work, ids: Sequence[str], durable: Callable[[], None]) -> None:
+        self.work = work
+        self.ids: Set[str] = set(ids)
+        self._durable = durable
+        self._lock = threading.Lock()
         self._remaining = 1
 
     def hold(self, count: int = 1) -> None:
-        with self.build.lock:
+        with self._lock:
             self._remaining += count
 
     def release(self, count: int = 1) -> None:
-        with self.build.lock:
+        with self._lock:
             self._remaining -= count
-            if self._remaining == 0:
-                self.build.durable(self._chunk)
+            if self._remaining:
+                return
+        self._durable()
 
 
 class Finished(NamedTuple):
@@ -74,6 +91,8 @@ class Taken(NamedTuple):
 class Build:
     """One index being built into the sinks that lack it; complete when every chunk was read and is durable."""
 
+    live = False
+
     def __init__(
         self,
         index: str,
@@ -85,7 +104,7 @@ class Build:
     ) -> None:
         self.index = index
         #: Writer -> the generation that its sink builds.
-        self.targets = dict(targets)
+        self.targets: Mapping[SinkWriter, Optional[int]] = dict(targets)
         self.writers = tuple(self.targets)
         self.frontier = frontier
         self.stride = Stride(chunk_rows)
@@ -123,9 +142,10 @@ class Build:
             return None
 
     def durable(self, taken: Taken) -> None:
-        """Every document of a chunk is durable; called with the lock held."""
-        self.frontier.durable(taken.stretch, taken.chunk.rows)
-        self._settle()
+        """Every document of a chunk is durable."""
+        with self.lock:
+            self.frontier.durable(taken.stretch, taken.chunk.rows)
+            self._settle()
 
     def _settle(self) -> None:
         self._unsaved = True
@@ -310,7 +330,7 @@ class Seeding:
         self._status.set_build_progress(build.index, build.done, build.total)
 
     def _read(self, build: Build, taken: Taken) -> None:
-        pending = Pending(build, taken)
+        pending = Pending(build, taken.chunk.ids, lambda: build.durable(taken))
         self._register(pending)
         rest: Optional[Sequence[object]] = None
         while True:

@@ -117,15 +117,37 @@ class Emit(Protocol):
     def __call__(self, run: ChangeRun, timeout: Optional[float] = None) -> bool: ...
 
 
+@dataclass(frozen=True)
+class Spread:
+    """Changed values that show in too many documents of ``index`` to list them: ``path`` is the source's name for how
+    they show, the same over restarts; ``label`` says it to people, without row data.
+    """
+
+    index: str
+    path: str
+    label: str
+    values: Sequence[Sequence[str]]
+
+
+class Spreading(NamedTuple):
+    """A document that shows spread values: the key to build it by, its id, and its place (a JSON value) among them."""
+
+    key: Any
+    id: str
+    mark: Any
+
+
 class Resolution(NamedTuple):
     """What a batch of changes touches.
 
     ``keys``: index -> distinct keys of every document that shows a changed row, before or after.
     ``rebuild``: index -> reason, for changes whose documents cannot be listed (TRUNCATE).
+    ``spread``: what shows in so many documents that they are listed later, bit by bit.
     """
 
     keys: Mapping[str, List[Any]]
     rebuild: Mapping[str, str]
+    spread: Sequence[Spread] = ()
 
 
 class Capture(Protocol):
@@ -244,6 +266,18 @@ class Documents(Protocol):
     def keys_of(self, index: str, ids: Sequence[str]) -> Mapping[str, Any]:
         """Id -> key, to be built by, of documents known by their ids alone; ids that can be nobody's are absent."""
         return {id: id for id in ids}
+
+    def spread(
+        self, index: str, path: str, values: Sequence[Sequence[str]], after: Any, most: int
+    ) -> Optional[Sequence[Spreading]]:
+        """The next ``most`` documents that show ``values`` of a ``Spread``, behind the mark ``after`` (None: from the
+        first), in an order that only has to stay the same; None when the path is not known any more.
+        """
+        return None
+
+    def count_spread(self, index: str, path: str, values: Sequence[Sequence[str]]) -> Optional[int]:
+        """How many documents show ``values``; None when nobody knows."""
+        return None
 
     def cancel(self) -> None:
         """End whatever statement is running, from another thread: the daemon stops."""

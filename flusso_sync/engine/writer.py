@@ -68,12 +68,12 @@ class SinkWriter:
         self._room_bytes = room_bytes
         self._changed = threading.Condition()
         self._live: Deque[Write] = deque()
-        self._build: Deque[Write] = deque()
+        self._patient: Deque[Write] = deque()
         self._waiting: Dict[Lane, Write] = {}
         self._in_flight: Set[Lane] = set()
         self._live_bytes = 0
-        self._build_bytes = 0
-        self._builds_in_flight = 0
+        self._patient_bytes = 0
+        self._patient_in_flight = 0
         self._live_at = float("-inf")
         #: Indexes with live writes that no refresh has made searchable yet.
         self._dirty: Set[str] = set()
@@ -98,7 +98,7 @@ class SinkWriter:
                         older.tokens.append(token)
                         continue
                     self._forget(older)
-                    if older.build == write.build:
+                    if older.build == write.build and (write.patient or not older.patient):
                         # In its place: a sink that is away must not make a queue of what one hot document once was.
                         older.body, older.version, older.lsn = write.body, write.version, write.lsn
                         older.tokens.append(token)
@@ -109,24 +109,30 @@ class SinkWriter:
                     write.doubt = older.doubt
                 self._waiting[lane] = write
                 self._remember(write)
-            if writes and not writes[0].build:
+            if writes and not writes[0].patient:
                 self._live_at = time.monotonic()
             self._changed.notify_all()
 
-    def wait_room(self, *, build: bool, timeout: float) -> bool:
-        """True once there is room for more; False after ``timeout`` seconds."""
+    def wait_room(self, *, patient: bool, timeout: float) -> bool:
+        """True once there is room for more live or ``patient`` writes; False after ``timeout`` seconds."""
         deadline = time.monotonic() + timeout
         with self._changed:
-            while (self._build_bytes if build else self._live_bytes) >= self._room_bytes:
+            while (self._patient_bytes if patient else self._live_bytes) >= self._room_bytes:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
                 self._changed.wait(remaining)
             return True
 
-    def has_room(self, *, build: bool) -> bool:
+    def has_room(self, *, patient: bool) -> bool:
         with self._changed:
-            return (self._build_bytes if build else self._live_bytes) < self._room_bytes
+            return (self._patient_bytes if patient else self._live_bytes) < self._room_bytes
+
+    def touch(self, index: str) -> None:
+        """Patient writes to the readable generation of ``index`` are durable: have them found by search, too."""
+        with self._changed:
+            self._dirty.add(index)
+            self._changed.notify_all()
 
     def wait_clear(self, index: str, timeout: float) -> bool:
         """True once no write of ``index`` waits or is on its way; False after ``timeout`` seconds."""
@@ -142,7 +148,7 @@ class SinkWriter:
     def forget_builds(self, index: str) -> None:
         """Drop the waiting build writes of an index whose build starts over; their tokens stay held."""
         with self._changed:
-            for write in [w for w in self._build if w.index == index and w.state == WAITING]:
+            for write in [w for w in self._patient if w.build and w.index == index and w.state == WAITING]:
                 self._forget(write)
                 write.state, write.body = GONE, None
                 del self._waiting[(write.index, write.id)]
@@ -170,16 +176,16 @@ class SinkWriter:
             if isinstance(taken, set):
                 self._refresh(taken)
                 continue
-            writes, build = taken
+            writes, patient = taken
             try:
                 self._send(writes)
-                if not build:
+                if not patient:
                     with self._changed:
                         self._dirty.update(write.index for write in writes)
             finally:
                 with self._changed:
-                    if build:
-                        self._builds_in_flight -= 1
+                    if patient:
+                        self._patient_in_flight -= 1
                     for write in writes:
                         # One that was superseded while it waited gave its lane up already.
                         if write.state == SENT:
@@ -187,20 +193,20 @@ class SinkWriter:
                     self._changed.notify_all()
 
     def _remember(self, write: Write) -> None:
-        (self._build if write.build else self._live).append(write)
+        (self._patient if write.patient else self._live).append(write)
         self._weigh(write)
 
     def _weigh(self, write: Write) -> None:
         weight = (len(write.body) if write.body is not None else 0) + WRITE_OVERHEAD_BYTES
-        if write.build:
-            self._build_bytes += weight
+        if write.patient:
+            self._patient_bytes += weight
         else:
             self._live_bytes += weight
 
     def _forget(self, write: Write) -> None:
         weight = (len(write.body) if write.body is not None else 0) + WRITE_OVERHEAD_BYTES
-        if write.build:
-            self._build_bytes -= weight
+        if write.patient:
+            self._patient_bytes -= weight
         else:
             self._live_bytes -= weight
 
@@ -228,15 +234,15 @@ class SinkWriter:
                     indexes, self._dirty = self._dirty, set()
                     self._refreshing = True
                     return indexes
-                if self._build and self._builds_in_flight < self._build_limit():
-                    writes = self._collect(self._build)
+                if self._patient and self._patient_in_flight < self._patient_limit():
+                    writes = self._collect(self._patient)
                     if writes:
-                        self._builds_in_flight += 1
+                        self._patient_in_flight += 1
                         return writes, True
                 self._changed.wait(0.5)
             return None
 
-    def _build_limit(self) -> int:
+    def _patient_limit(self) -> int:
         if time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS:
             return max(1, self.sink.concurrency - 1)
         return self.sink.concurrency

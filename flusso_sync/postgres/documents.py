@@ -21,14 +21,24 @@ from psycopg.rows import tuple_row
 from psycopg.types.string import ByteaBinaryLoader
 
 from flusso_sync.backoff import Stopped
-from flusso_sync.engine.source import ChangeRun, Chunk, Document, Documents, Key, Resolution, Snapshot
-from flusso_sync.errors import ConfigError, FlussoError, SchemaDrift, SourceError, SourceRefused
+from flusso_sync.engine.source import (
+    ChangeRun,
+    Chunk,
+    Document,
+    Documents,
+    Key,
+    Resolution,
+    Snapshot,
+    Spread,
+    Spreading,
+)
+from flusso_sync.errors import ConfigError, FlussoError, SchemaDrift, SourceError, SourceRefused, SourceUnavailable
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.catalog import Catalog, Relation, Shape, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
 from flusso_sync.postgres.quoting import array_literal, identifier, table_name
 from flusso_sync.postgres.replication import parse_lsn
-from flusso_sync.postgres.resolve import Trace, by_table, compile_traces, touched
+from flusso_sync.postgres.resolve import Lookup, Trace, by_table, compile_traces, touched
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
 from flusso_sync.postgres.trial import raw_filters, try_out
 from flusso_sync.schema.paths import relation_paths, table_uses, tables
@@ -55,6 +65,9 @@ _SNAPSHOT = """SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
 VISIBLE_FIRST_SECONDS = 0.0005
 VISIBLE_LONGEST_SECONDS = 0.1
 
+#: A batch of many changed values may list this many documents for each of them, whatever ``fan_out_documents`` says.
+VALUES_DOCUMENTS = 4
+
 #: How long the end waits for statements to be cancelled.
 CANCEL_SECONDS = 0.5
 
@@ -67,10 +80,12 @@ UNFIT = (ConfigError, SourceRefused)
 
 @dataclass(frozen=True)
 class DocumentSettings:
-    """Bounds in bytes of what one statement returns and of one document."""
+    """Bounds in bytes of what one statement returns and of one document, and how many documents one change may show in
+    before it becomes a job of its own."""
 
     batch_bytes: int = 32 * 1024 * 1024
     max_document_bytes: int = 20 * 1024 * 1024
+    fan_out_documents: int = 10_000
 
 
 class _Place(NamedTuple):
@@ -131,6 +146,8 @@ class PostgresDocuments(Documents):
         #: Table (with None) or column, by OID and number -> the indexes that are made of it.
         self._users: Dict[Tuple[int, Optional[int]], List[str]] = {}
         self._lock_statement = ""
+        #: (index, name of a path) -> the statement that lists the documents, and what it is called.
+        self._spread_paths: Dict[Tuple[str, str], Tuple[str, str]] = {}
         self._shape: Optional[Shape] = None
         #: Index -> digest of the tables and columns that its documents are made of.
         self._shapes: Dict[str, str] = {}
@@ -189,6 +206,12 @@ class PostgresDocuments(Documents):
         self._traces = by_table(traces)
         # The tables of an index that drifted are none of our locks: they may not even exist.
         self._lock_statement = lock_statement(self._uses) + " NOWAIT" if self._uses else "SELECT"
+        self._spread_paths = {
+            (trace.index, _path_name(statement)): (statement, f"a change of {trace.table}")
+            for trace in traces
+            for statement in (trace.statement, trace.by_key)
+            if statement is not None
+        }
         bound_plans = [bound.plan for bound in self._bound.values()]
         self._shape = shape_of(catalog, table_uses(bound_plans, catalog.primary_keys).values())
 
@@ -404,17 +427,20 @@ class PostgresDocuments(Documents):
 
     def _resolve(self, connection: "psycopg.Connection[Any]", runs: Sequence[ChangeRun]) -> Resolution:
         found = touched((change for run in runs for change in run.changes), self._traces)
+        spread: List[Spread] = []
         with connection.pipeline():
-            cursors = [
-                (
-                    lookup.index,
-                    connection.execute(lookup.statement, [array_literal(p) for p in lookup.parameters], binary=True),
-                )
-                for lookup in found.lookups
-            ]
-            for index, cursor in cursors:
-                found.keys.setdefault(index, set()).update(
-                    tuple(str(value, "utf-8") for value in row) for row in cursor.fetchall()
+            cursors = []
+            for lookup in found.lookups:
+                most = self._most_listed(len(lookup.parameters[0]))
+                parameters = [*(array_literal(p) for p in lookup.parameters), most + 1]
+                cursors.append((lookup, most, connection.execute(_probe(lookup), parameters, binary=True)))
+            for lookup, most, cursor in cursors:
+                rows = cursor.fetchall()
+                if len(rows) > most:
+                    spread.append(self._spread_of(lookup))
+                    continue
+                found.keys.setdefault(lookup.index, set()).update(
+                    tuple(str(value, "utf-8") for value in row) for row in rows
                 )
         for table, count in found.untraceable.items():
             self._untraceable[table] = self._untraceable.get(table, 0) + count
@@ -422,7 +448,70 @@ class PostgresDocuments(Documents):
         rebuild = {
             index: f"table {table} was truncated" for table in found.truncated for index in self._uses.get(table, ())
         }
-        return Resolution({index: sorted(keys) for index, keys in found.keys.items()}, rebuild)
+        return Resolution({index: sorted(keys) for index, keys in found.keys.items()}, rebuild, spread)
+
+    # -- changes that show in very many documents -----------------------------------------------------------
+
+    def _most_listed(self, values: int) -> int:
+        """Documents that ``values`` changed values may show in and still be built in their batch."""
+        return max(self._settings.fan_out_documents, VALUES_DOCUMENTS * values)
+
+    def _spread_of(self, lookup: Lookup) -> Spread:
+        path = _path_name(lookup.statement)
+        label = self._spread_paths[lookup.index, path][1]
+        return Spread(lookup.index, path, label, list(zip(*lookup.parameters)))
+
+    def spread(
+        self, index: str, path: str, values: Sequence[Sequence[str]], after: Any, most: int
+    ) -> Optional[Sequence[Spreading]]:
+        """In the order of the keys' texts, byte by byte: any order does, and every type has this one.
+
+        None also when the source cannot list them within the statement timeout: a build walks the table in small steps.
+        """
+        known = self._spread_paths.get((index, path))
+        if known is None:
+            return None
+        width = self._statements[index].width
+        given = len(values[0])
+        names = [f"k.key{place}" for place in range(1, width + 1)]
+        ordered = ", ".join(f'{name} COLLATE "C"' for name in names)
+        behind = ", ".join(f"${given + place}::pg_catalog.text" for place in range(1, width + 1))
+        where = f"WHERE ROW({ordered}) > ROW({behind})" if after is not None else ""
+        limit = given + 1 + (width if after is not None else 0)
+        statement = (
+            f"SELECT {', '.join(names)} FROM ({known[0]}) AS k({', '.join(name[2:] for name in names)}) {where} "
+            f"ORDER BY {ordered} LIMIT ${limit}::pg_catalog.int8"
+        )
+        arrays = [array_literal(column) for column in zip(*values)]
+        try:
+            with self.snapshot((), self._ending) as snapshot:
+                connection: psycopg.Connection[Any] = snapshot.connection  # type: ignore[attr-defined]
+                rows = connection.execute(statement, [*arrays, *(after or ()), most], binary=True).fetchall()
+                keys = [tuple(str(part, "utf-8") for part in row) for row in rows]
+                if not keys:
+                    return []
+                columns = [array_literal(column) for column in zip(*keys)]
+                ids = connection.execute(self._statements[index].ids, columns, binary=True).fetchall()
+        except SourceUnavailable as error:
+            if _timed_out(error):
+                return None
+            raise
+        return [Spreading(key, str(id, "utf-8"), list(key)) for key, (id,) in zip(keys, ids)]
+
+    def count_spread(self, index: str, path: str, values: Sequence[Sequence[str]]) -> Optional[int]:
+        known = self._spread_paths.get((index, path))
+        if known is None:
+            return None
+        arrays = [array_literal(column) for column in zip(*values)]
+        try:
+            with self.snapshot((), self._ending) as snapshot:
+                connection: psycopg.Connection[Any] = snapshot.connection  # type: ignore[attr-defined]
+                row = connection.execute(f"SELECT pg_catalog.count(*) FROM ({known[0]}) AS k", arrays).fetchone()
+        except SourceUnavailable as error:
+            if _timed_out(error):
+                return None
+            raise
+        return None if row is None else int(row[0])
 
     # -- documents ------------------------------------------------------------------------------------------
 
@@ -708,6 +797,22 @@ def _check_rights(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> N
             f"index {bound.plan.name}: role {role} may not read {', '.join(map(str, tables_denied))}",
             hint=f"Run: GRANT USAGE ON SCHEMA {schemas} TO {role}; GRANT SELECT ON {names} TO {role}",
         )
+
+
+def _path_name(statement: str) -> str:
+    """A name for the path that ``statement`` walks; another schema file, or version of ours, makes another one."""
+    return sha256(statement.encode()).hexdigest()[:16]
+
+
+def _probe(lookup: Lookup) -> str:
+    """The statement of ``lookup``, ending early where there is too much: repeats are left in, for to find them all rows
+    would have to be read."""
+    statement = lookup.statement.replace("select distinct ", "select ", 1)
+    return f"{statement} limit ${len(lookup.parameters) + 1}::pg_catalog.int8"
+
+
+def _timed_out(error: SourceUnavailable) -> bool:
+    return error.facts.get("sqlstate") == "57014"
 
 
 class _PostgresSnapshot(Snapshot):

@@ -24,7 +24,20 @@ class Write:
     whichever it is); a live write goes to every generation that is kept current.
     """
 
-    __slots__ = ("index", "id", "body", "version", "build", "lsn", "generation", "state", "tokens", "tries", "doubt")
+    __slots__ = (
+        "index",
+        "id",
+        "body",
+        "version",
+        "build",
+        "lsn",
+        "generation",
+        "patient",
+        "state",
+        "tokens",
+        "tries",
+        "doubt",
+    )
 
     def __init__(
         self,
@@ -43,6 +56,8 @@ class Write:
         self.build = build
         self.lsn = lsn
         self.generation = generation
+        #: Live writes go before it: a build, or a change that shows in very many documents.
+        self.patient = build
         # The four below belong to the writer.
         self.state = 0
         self.tokens: List[object] = []
@@ -299,6 +314,17 @@ class Sink(Protocol):
     def answer_to(self, id: str) -> Optional[Answer]:
         """The answer to a request, None while there is none; needs neither ``open`` nor a lease."""
         return None
+
+    def write_job(self, id: str, job: Optional[Mapping[str, Any]]) -> None:
+        """Store durably, or with None forget, a change that is being worked off; a JSON object.
+
+        Only a sink that is ``stateful`` is asked to.
+        """
+        return
+
+    def jobs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Id -> job, of all that ``write_job`` stored and that were not forgotten."""
+        return {}
 
     # What follows reads documents, for people, tests and the verifier; it needs neither ``open`` nor a lease.
 

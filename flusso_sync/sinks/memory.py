@@ -128,6 +128,7 @@ class MemoryStore:
         self.parked: Dict[Tuple[str, str], Parked] = {}
         self.requests: Dict[str, Request] = {}
         self.answers: Dict[str, Answer] = {}
+        self.jobs: Dict[str, Mapping[str, Any]] = {}
 
     def delete_index(self, index: str) -> None:
         """What somebody does by hand: every generation is gone, the marks stay."""
@@ -411,6 +412,18 @@ class MemorySink(Sink):
     def answer_to(self, id: str) -> Optional[Answer]:
         with self._request("answer_to"):
             return self.store.answers.get(id)
+
+    def write_job(self, id: str, job: Optional[Mapping[str, Any]]) -> None:
+        with self._request("write_job"):
+            self._check_lease()
+            if job is None:
+                self.store.jobs.pop(id, None)
+            else:
+                self.store.jobs[id] = json.loads(json.dumps(job))
+
+    def jobs(self) -> Mapping[str, Mapping[str, Any]]:
+        with self._request("jobs"):
+            return dict(self.store.jobs)
 
     def renew(self) -> None:
         with self._request("renew"):

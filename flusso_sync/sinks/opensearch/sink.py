@@ -203,8 +203,9 @@ class OpenSearchSink(Sink):
     def _start_over(self) -> None:
         """Forget what another source's history means: its positions, and that indexes are complete."""
         self._meta.delete(RECORD)
-        for document in list(self._meta.every("build")):
-            self._meta.delete(document["key"])
+        for kind in ("build", "job"):
+            for document in list(self._meta.every(kind)):
+                self._meta.delete(document["key"])
         for document in list(self._meta.every("index")):
             self._meta.write(document["key"], {**document, "seeded": False})
 
@@ -723,6 +724,17 @@ class OpenSearchSink(Sink):
 
     def answer_to(self, id: str) -> Optional[Answer]:
         return self._mailbox.answer_to(id)
+
+    def write_job(self, id: str, job: Optional[Mapping[str, Any]]) -> None:
+        self._lease.check()
+        key = f"job:{id}"
+        if job is None:
+            self._meta.delete(key)
+        else:
+            self._meta.write(key, {"kind": "job", "key": key, "id": id, "job": json.dumps(job)})
+
+    def jobs(self) -> Mapping[str, Mapping[str, Any]]:
+        return {stored["id"]: json.loads(stored["job"]) for stored in self._meta.every("job")}
 
     # -- keeping watch --------------------------------------------------------------------------------------
 
