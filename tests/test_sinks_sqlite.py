@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -586,6 +587,18 @@ def test_a_file_that_goes_while_we_run_is_noticed_before_anything_more_is_confir
 
 
 # -- the lease ------------------------------------------------------------------------------------------------
+
+
+def test_an_adoption_forgets_what_the_former_owner_was_at(make: Make) -> None:
+    sink = start(make(), build=False)
+    sink.write_record(Record(confirmed=5))
+    sink.save_progress("users", {"rows": 1})
+    sink.write_job("a", {"cursor": None})
+    sink.close()
+    other = make()
+    other.open(replace(ME, system_identifier="666"), adopt=True)
+    assert other.read_record() is None and dict(other.jobs()) == {}
+    assert [report.progress for report in other.ensure([plan()])] == [None]
 
 
 def test_two_sinks_of_one_process_on_one_file_are_refused(make: Make) -> None:

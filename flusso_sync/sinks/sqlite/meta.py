@@ -1,7 +1,7 @@
 """The meta store in SQLite (see ``sinks/meta.py``): two tables in the same file, so it cannot be lost by itself.
 
 Documents: ``owner`` (with the lease), ``record``, ``index:L`` per logical index, ``build:L`` per unfinished build,
-``mailbox`` for requests.  The quarantine has a table of its own.
+``mailbox`` for requests, ``job:…`` per change that is worked off by itself.  The quarantine has a table of its own.
 """
 
 from __future__ import annotations

@@ -143,6 +143,8 @@ class SqliteSink(Sink):
         """Forget what another source's history means: its positions, and that indexes are complete."""
         with self._file.change() as connection:
             self._meta.delete_in(connection, RECORD)
+            for job in self._meta.every_in(connection, "job:"):
+                self._meta.delete_in(connection, _job_id(job["id"]))
             for source in self._meta.every_in(connection, "index:"):
                 self._meta.delete_in(connection, _build_id(source["index"]))
                 self._meta.write_in(connection, _document_id(source["index"]), {**source, "seeded": False})
@@ -443,6 +445,19 @@ class SqliteSink(Sink):
     def answer_to(self, id: str) -> Optional[Answer]:
         return self._mailbox.answer_to(id)
 
+    def write_job(self, id: str, job: Optional[Mapping[str, Any]]) -> None:
+        self._lease.check()
+        with self._file.change() as connection:
+            if job is None:
+                self._meta.delete_in(connection, _job_id(id))
+            else:
+                self._meta.write_in(connection, _job_id(id), {"id": id, "job": job})
+
+    def jobs(self) -> Mapping[str, Mapping[str, Any]]:
+        with self._file.reading() as connection:
+            stored = [] if connection is None else self._meta.every_in(connection, "job:")
+        return {one["id"]: one["job"] for one in stored}
+
     # -- keeping watch ----------------------------------------------------------------------------------------
 
     def renew(self) -> None:
@@ -629,6 +644,10 @@ def _document_id(index: str) -> str:
 
 def _build_id(index: str) -> str:
     return f"build:{index}"
+
+
+def _job_id(id: str) -> str:
+    return f"job:{id}"
 
 
 def _number(table: Optional[Table]) -> int:
