@@ -362,6 +362,7 @@ class Pipeline:
             observer=self._observer,
             stop=self._halt,
             chunk_rows=self._options.chunk_rows,
+            workers=self._options.backfill_workers,
             pace=Pace(
                 most_rows_per_second=self._options.max_rows_per_second,
                 most_lag_bytes=self._options.max_lag_bytes,
@@ -602,11 +603,32 @@ class Pipeline:
             sink.renew()
             lost = {index: f"sink {sink.name} no longer holds it as it was" for index in sink.watch()}
             self._take_requests(sink)
+            for index in sink.forgotten():
+                self._spawn("flusso-again", lambda i=index: self._read_again(sink, i))  # type: ignore[misc]
             return lost
 
         while not self._halt.wait(WATCH_SECONDS):
             self._status.heartbeat(f"flusso-watch-{sink.name}")
             self._look(f"watch of sink {sink.name}", look)
+
+    def _read_again(self, sink: Sink, index: str) -> None:
+        """A sink forgot which versions it had deleted: what a late request could bring back is written once more."""
+        engine = self._engine
+        if engine is None:
+            raise AssertionError("watched without an engine")
+        (writer,) = [writer for writer in self._writers if writer.sink is sink]
+        ids = writer.at_risk(index)
+        if not ids:
+            return
+        keys = wait_out(lambda: self._documents.keys_of(index, ids), self._halt, self._status, "source documents")
+        if keys:
+            log.info(
+                "sink %s: index %s runs anew; %d documents that were deleted lately are read again",
+                sink.name,
+                index,
+                len(keys),
+            )
+            engine.mend(index, list(keys.values()))
 
     def _take_requests(self, sink: Sink) -> None:
         """Carry out what commands left in the meta store, each on a thread of its own: the lease must not wait."""

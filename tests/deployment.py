@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
@@ -81,6 +83,22 @@ class Deployment:
     def daemon(self) -> DaemonProcess:
         assert self._daemon is not None
         return self._daemon
+
+    def reindex(self, index: str) -> None:
+        """Ask the private surface; ``server: {admin_password: …}`` must be in the configuration."""
+        address = self.daemon.status()["addresses"]["private"]
+        credentials = base64.b64encode(f"admin:{self.config['server']['admin_password']}".encode()).decode()
+        request = urllib.request.Request(
+            f"http://{address}/reindex?index={index}", headers={"Authorization": f"Basic {credentials}"}, method="POST"
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert answer.status == 202
+
+    def wait_until_built(self, timeout: float = 120.0) -> None:
+        """Wait until no index is built or rebuilt any more, and no gap is open."""
+        self.daemon.wait_for_status(
+            lambda s: s["gap"] is None and set(s["indexes"].values()) == {"seeded"}, timeout, "everything is built"
+        )
 
     def position(self) -> int:
         """The end of the WAL now."""

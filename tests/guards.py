@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Set
 
+from tests.places import count_chunks, die_at_a_place
+
 GATE = "FLUSSO_TEST_GATE"
 
 
@@ -164,6 +166,13 @@ def slow_spreading() -> None:
         step(self, *arguments)
 
     spread.Spreader._step = slowly  # type: ignore[method-assign]
+
+
+def engines_never_change() -> None:
+    """Nobody asks whether the sink forgot the versions of what was deleted."""
+    from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+
+    OpenSearchSink.forgotten = lambda self: ()  # type: ignore[method-assign]
 
 
 # -- gates ----------------------------------------------------------------------------------------------
@@ -415,10 +424,13 @@ GUARDS: Dict[str, Callable[[], None]] = {
         frequent_watch,
         jobs_are_not_stored,
         slow_spreading,
+        engines_never_change,
         pause_finished_chunks,
         pause_inside_snapshots,
         short_silences,
         stepping_clock,
+        die_at_a_place,
+        count_chunks,
         killed_when_queued,
         killed_when_built,
         killed_when_flushed,

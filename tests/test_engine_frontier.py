@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import List, Set, Tuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from flusso_sync.engine.frontier import Frontier, Stretch, furthest_behind
+from flusso_sync.engine.seeding import Build
+from flusso_sync.status import Status
+from tests.third_party import PlainDocuments, Rows
 
 
 def read(frontier: Frontier, table: List[int], most: int) -> "Tuple[Stretch, List[int]] | None":
@@ -103,3 +107,20 @@ def test_sinks_go_on_from_the_one_that_is_furthest_behind() -> None:
     assert furthest_behind([]) is None
     assert furthest_behind([second, None]) is None
     assert furthest_behind([second, Frontier("by id").to_json()]) is None
+
+
+def test_a_build_reads_no_more_than_its_chunks_under_way_until_they_are_durable_and_stored() -> None:
+    rows = Rows({f"k{number:02}": "v" for number in range(20)})
+    build = Build("things", {}, Frontier(""), None, 2, most_open=2)
+    taken = []
+    while build.claim():
+        chunk = build.next_chunk(PlainDocuments(rows), 2)
+        assert chunk is not None
+        taken.append(chunk)
+    assert len(taken) == 2
+    with build.lock:
+        build.durable(taken[0])
+    # What is stored does not say so yet: a crash now would read it again.
+    assert not build.claim()
+    build.save(threading.Event(), Status())
+    assert build.claim() and not build.claim()

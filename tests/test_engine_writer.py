@@ -380,3 +380,32 @@ def test_an_index_is_clear_once_nothing_of_it_waits_or_is_on_its_way(rig: Callab
     assert not made.writer.wait_clear("i", 0.05)
     go.set()
     assert made.writer.wait_clear("i", 10)
+
+
+def test_what_a_late_request_could_set_back_is_remembered_for_as_long_as_it_may_be_late(
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        if any(write.id == "doubtful" for write in writes) and not doubted:
+            doubted.append(True)
+            raise SinkUnavailable("no answer")
+        return ()
+
+    doubted: List[bool] = []
+    made = rig(answer)
+    token = Count()
+    writes = [
+        Write("things", "gone", None, 2),
+        Write("things", "there", b"{}", 2),
+        Write("others", "gone", None, 2),
+        Write("things", "rebuilt", None, 2, True),
+    ]
+    made.writer.enqueue(writes[:3], token)
+    made.writer.enqueue(writes[3:], token)
+    made.start()
+    until(lambda: token.left == 0)
+    made.writer.enqueue([Write("things", "doubtful", b"{}", 3)], token)
+    until(lambda: token.left == 0)
+    assert sorted(made.writer.at_risk("things")) == ["doubtful", "gone"]
+    monkeypatch.setattr("flusso_sync.engine.writer.LATE_SECONDS", 0.0)
+    assert made.writer.at_risk("things") == []

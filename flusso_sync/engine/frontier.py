@@ -99,6 +99,11 @@ class Frontier:
         self.rows += rows
 
     @property
+    def under_way(self) -> int:
+        """Stretches that were handed out and are not durable yet."""
+        return len(self._open)
+
+    @property
     def exhausted(self) -> bool:
         """Nothing is left to hand out."""
         return self._exhausted and not self._again

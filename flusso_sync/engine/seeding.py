@@ -29,6 +29,13 @@ log = logging.getLogger(__name__)
 #: How long a worker that has nothing to read waits for the last writes before it looks again.
 COMPLETE_WAIT_SECONDS = 0.05
 
+#: How long one waits that has enough chunks under way.
+ROOM_WAIT_SECONDS = 0.005
+
+#: Chunks of one build, for each worker, that are read and not yet both durable and stored as such: all that a crash
+#: makes the next life repeat.
+OPEN_CHUNKS_PER_WORKER = 4
+
 
 class Work(Protocol):
     """What chunks are read for: a build, or a change that shows in many documents.
@@ -101,6 +108,7 @@ class Build:
         total: Optional[int],
         chunk_rows: int,
         moved: Callable[[], None] = lambda: None,
+        most_open: int = OPEN_CHUNKS_PER_WORKER,
     ) -> None:
         self.index = index
         #: Writer -> the generation that its sink builds.
@@ -118,14 +126,32 @@ class Build:
         self._moved = moved
         self._read_rows = frontier.rows
         self._unsaved = False
+        self._most_open = most_open
+        #: Chunks that are being read, and those that are durable while what is stored does not say so yet.
+        self._claimed = 0
+        self._unstored = 0
         self._reading = threading.Lock()
         self._saving = threading.Lock()
         self.complete = threading.Event()
         if frontier.complete:
             self.complete.set()
 
+    def claim(self) -> bool:
+        """Whether one more chunk may be read; whoever is told so calls ``next_chunk`` once it has what it reads."""
+        with self.lock:
+            if self._claimed + self.frontier.under_way + self._unstored >= self._most_open:
+                return False
+            self._claimed += 1
+            return True
+
     def next_chunk(self, documents: Documents, rows: int) -> Optional[Taken]:
-        """Read the keys of the next chunk; None when there are no more."""
+        """Read the keys of the next chunk; None when there are no more.  Gives the claim up, unless it raises."""
+        taken = self._next_chunk(documents, rows)
+        with self.lock:
+            self._claimed -= 1
+        return taken
+
+    def _next_chunk(self, documents: Documents, rows: int) -> Optional[Taken]:
         with self._reading:
             while not self.cancelled:
                 with self.lock:
@@ -145,6 +171,7 @@ class Build:
         """Every document of a chunk is durable."""
         with self.lock:
             self.frontier.durable(taken.stretch, taken.chunk.rows)
+            self._unstored += 1
             self._settle()
 
     def _settle(self) -> None:
@@ -188,6 +215,7 @@ class Build:
                 if not self._unsaved:
                     return
                 self._unsaved = False
+                told = self._unstored
                 progress = self.frontier.to_json()
             for writer in self.writers:
                 if writer.sink.stateful and not self.over:
@@ -197,6 +225,8 @@ class Build:
                         status,
                         f"sink {writer.sink.name}",
                     )
+            with self.lock:
+                self._unstored -= told
 
 
 class Seeding:
@@ -215,6 +245,7 @@ class Seeding:
         observer: Observer,
         stop: threading.Event,
         chunk_rows: int,
+        workers: int,
         pace: Pace,
         completed: Callable[[str], None] = lambda index: None,
     ) -> None:
@@ -225,6 +256,7 @@ class Seeding:
         self._observer = observer
         self._stop = stop
         self._chunk_rows = chunk_rows
+        self._most_open = OPEN_CHUNKS_PER_WORKER * workers
         self._pace = pace
         self._completed = completed
         #: Held while a build is begun, and while one is completed: else a completion could switch readers to the
@@ -251,7 +283,7 @@ class Seeding:
         """
         total = wait_out(lambda: self._documents.estimate(index), self._stop, self._status, "source documents")
         frontier = Frontier(self._documents.order(index)) if progress is None else Frontier.resumed(progress)
-        build = Build(index, targets, frontier, total, self._chunk_rows, self._moved.set)
+        build = Build(index, targets, frontier, total, self._chunk_rows, self._moved.set, self._most_open)
         with self._lock:
             older = self._builds.get(index)
             if older is None:
@@ -292,6 +324,9 @@ class Seeding:
             self._show(build)
             if build.frontier.exhausted:
                 self._finish(build)
+                continue
+            if not build.claim():
+                self._stop.wait(ROOM_WAIT_SECONDS)
                 continue
             rows = self._pace.rows(build.stride.rows)
             self._pace.wait(rows)

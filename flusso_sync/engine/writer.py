@@ -37,6 +37,13 @@ ROOM_BYTES = 32 * 1024 * 1024
 WRITE_OVERHEAD_BYTES = 500
 
 
+#: How long a request of ours may be held up on its way and arrive all the same; ``gc_deletes`` of settled.md section 5.
+LATE_SECONDS = 600.0
+
+#: Deletes and writes in doubt that are remembered for so long, at most.
+MOST_AT_RISK = 100_000
+
+
 class Token(Protocol):
     """Something that waits for writes: a ledger entry, a chunk of a build."""
 
@@ -78,6 +85,9 @@ class SinkWriter:
         #: Indexes with live writes that no refresh has made searchable yet.
         self._dirty: Set[str] = set()
         self._refreshing = False
+        #: Documents that a request which arrives late would set back if the sink forgot their versions, and when they
+        #: were deleted, or sent by a request whose fate nobody knows; oldest first.
+        self._at_risk: Dict[Lane, float] = {}
         # What failed may since have been handed to a write of another request, so the outage is the sink's.
         self._outage = Outage(status, f"sink {sink.name}")
         self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
@@ -159,6 +169,12 @@ class SinkWriter:
         token.hold(len(rejected))
         self._park(rejected, Counter())
         token.release(len(rejected))
+
+    def at_risk(self, index: str) -> List[str]:
+        """Ids of ``index`` that were deleted lately, or written by a request whose fate nobody knows."""
+        with self._changed:
+            self._forget_risks()
+            return [id for name, id in self._at_risk if name == index]
 
     def wake(self) -> None:
         """Let the threads look at the stop event now."""
@@ -291,6 +307,8 @@ class SinkWriter:
             except SinkUnavailable as error:
                 for write in writes:
                     write.doubt = write.doubt or error.in_doubt
+                if error.in_doubt:
+                    self._remember_risks(writes)
                 self._outage.sit_out(error, backoff, self._stop)
                 writes = self._newest(writes)
                 continue
@@ -340,7 +358,28 @@ class SinkWriter:
             self._reject(rejected, Counter(write.index for write in writes))
         return again
 
+    def _remember_risks(self, writes: Sequence[Write]) -> None:
+        now = time.monotonic()
+        with self._changed:
+            for write in writes:
+                lane = (write.index, write.id)
+                self._at_risk.pop(lane, None)
+                self._at_risk[lane] = now
+            self._forget_risks()
+
+    def _forget_risks(self) -> None:
+        """Drop what is too old to matter, and the oldest of what is too much; the lock is held."""
+        until = time.monotonic() - LATE_SECONDS
+        while self._at_risk:
+            oldest = next(iter(self._at_risk))
+            if len(self._at_risk) <= MOST_AT_RISK and self._at_risk[oldest] > until:
+                return
+            del self._at_risk[oldest]
+
     def _durable(self, writes: Sequence[Write]) -> None:
+        deleted = [write for write in writes if write.body is None and not write.build]
+        if deleted:
+            self._remember_risks(deleted)
         if self._parked:
             freed: Dict[str, List[str]] = {}
             with self._changed:

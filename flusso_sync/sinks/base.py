@@ -280,6 +280,14 @@ class Sink(Protocol):
 
     # What follows has a default that fits a sink without memory.
 
+    def forgotten(self) -> Sequence[str]:
+        """Indexes of which the sink, since this was asked last, may have forgotten the versions of what was deleted.
+
+        An older write that arrives late would bring such a document back, so what was deleted lately is read again.
+        Asked by the watch thread, after ``watch``.
+        """
+        return ()
+
     def rollback(self, index: str) -> RolledBack:
         """Let readers have the newest kept generation older than theirs, at once, and begin a build beside it.
 

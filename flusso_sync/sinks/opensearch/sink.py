@@ -16,7 +16,15 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 from urllib.parse import urlencode
 
 from flusso_sync.engine.source import Record, SourceIdentity
-from flusso_sync.errors import FlussoError, IndexMissing, OwnerConflict, SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.errors import (
+    FlussoError,
+    IndexMissing,
+    OwnerConflict,
+    SinkError,
+    SinkRefused,
+    SinkUnauthorized,
+    SinkUnavailable,
+)
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import (
     Answer,
@@ -55,6 +63,14 @@ SUPPORTED = (2, 3)
 _FACTS = (
     "*.mappings._meta.flusso_sync,*.aliases,*.settings.index.uuid,"
     "*.settings.index.refresh_interval,*.settings.index.number_of_replicas"
+)
+
+#: What tells one running engine of a shard from the next: its tombstones live there alone (settled.md section 5).  A
+#: shard that is closed and opened keeps its allocation, but begins a primary term.
+_ENGINES = (
+    "nodes.*.ephemeral_id,metadata.indices.*.primary_terms,"
+    "routing_table.indices.*.shards.*.primary,routing_table.indices.*.shards.*.node,"
+    "routing_table.indices.*.shards.*.allocation_id"
 )
 
 #: Delay between looks at replicas that are being copied.
@@ -146,6 +162,8 @@ class OpenSearchSink(Sink):
         self._quarantine = Quarantine(self._meta, settings.quarantine_limit)
         self._mailbox = Mailbox(self._meta)
         self._indexes: Dict[str, _Index] = {}
+        #: Generation -> the engines of its primary shards, as they were seen last.
+        self._engines: Dict[str, str] = {}
         self._record: Optional[Record] = None
         self._renewed_at = float("-inf")
         self._first_owner = False
@@ -225,7 +243,10 @@ class OpenSearchSink(Sink):
 
     def ensure(self, plans: Sequence[IndexPlan], *, skip_build: bool = False) -> List[IndexReport]:
         self.renew()
-        return [self._ensure(plan, skip_build) for plan in plans]
+        reports = [self._ensure(plan, skip_build) for plan in plans]
+        # Whatever these engines forgot before, nothing was deleted in this life.
+        self._engines = self._look_at_engines()
+        return reports
 
     def _ensure(self, plan: IndexPlan, skip_build: bool) -> IndexReport:
         name = plan.name
@@ -776,6 +797,49 @@ class OpenSearchSink(Sink):
             if any(self._names.parse_writes(index, name) for index in self._indexes):
                 self._delete_born(name)
         return lost
+
+    def forgotten(self) -> Sequence[str]:
+        before, found = self._engines, self._look_at_engines()
+        # One that does not answer for all of it yet is looked at again.
+        self._engines = {**before, **found}
+        changed = {name for name, engines in found.items() if before.get(name, engines) != engines}
+        return [
+            index.name
+            for index in list(self._indexes.values())
+            if any(one is not None and one.concrete in changed for one in (index.read, index.building))
+        ]
+
+    def _look_at_engines(self) -> Dict[str, str]:
+        """Generation -> a text that is another one whenever an engine of its primary shards is."""
+        names = [
+            one.concrete
+            for index in list(self._indexes.values())
+            for one in (index.read, index.building)
+            if one is not None
+        ]
+        if not names:
+            return {}
+        path = "/_cluster/state/metadata,nodes,routing_table/" + ",".join(segment(name) for name in names)
+        try:
+            query: Dict[str, Any] = {"filter_path": _ENGINES, "ignore_unavailable": True}
+            state = self._client.get(path, query, missing=True).json()
+        except (Refused, SinkUnauthorized) as error:
+            # A user without the right to see the cluster's state; versions and tombstones guard all the same.
+            log.debug("sink %s: the state of the cluster cannot be seen: %s", self.name, error)
+            return {}
+        nodes = {id: node.get("ephemeral_id") for id, node in state.get("nodes", {}).items()}
+        terms = state.get("metadata", {}).get("indices", {})
+        marks: Dict[str, str] = {}
+        for name, entry in state.get("routing_table", {}).get("indices", {}).items():
+            engines: List[Any] = []
+            for shard, copies in sorted(entry.get("shards", {}).items()):
+                for copy in copies:
+                    if copy.get("primary"):
+                        node, allocation = nodes.get(copy.get("node")), copy.get("allocation_id")
+                        engines.append([shard, node, allocation])
+            if engines and all(node is not None for _, node, _ in engines):
+                marks[name] = json.dumps([engines, terms.get(name)], sort_keys=True)
+        return marks
 
     def _delete_born(self, name: str) -> None:
         """Delete an index that a write gave birth to where its alias should have been."""
