@@ -122,6 +122,24 @@ def test_words_of_changed_rows_are_found_at_once_and_their_old_ones_no_more(depl
     assert sink.search("products", "zanzibar") == []
 
 
+def test_a_change_worked_off_by_itself_is_stored_in_the_file_and_survives_a_kill(
+    deploy_file: MakeFileDeployment,
+) -> None:
+    deployment = deploy_file(SHOP, 5, engine={"fan_out_documents": 20})
+    daemon = deployment.start(["slow_spreading"])
+    deployment.settle()
+    deployment.database.execute("UPDATE products SET title = title || '!'")
+    deployment.settle()
+    assert daemon.status()["facts"]["fan_out"]["jobs"], "confirmed, and not yet worked off"
+    daemon.kill()
+    assert reader(deployment).jobs()
+    daemon = deployment.start(program=True)
+    deployment.settle()
+    daemon.wait_for_status(lambda s: "fan_out" not in s["facts"], 120)
+    assert_file_right(deployment)
+    assert not reader(deployment).jobs()
+
+
 def test_a_file_deleted_under_the_daemon_is_built_again(deploy_file: MakeFileDeployment) -> None:
     deployment = deploy_file(SHOP)
     daemon = deployment.start(program=True)
