@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Iterator, List, Optional
+from pathlib import Path
+from typing import Any, Iterator, List, Mapping, Optional
 
+import psycopg
+
+from tests.cases import Case
 from tests.deployment import Deployment
-from tests.fix_daemon import DaemonProcess
+from tests.fix_daemon import DaemonProcess, write_yaml
 from tests.histories import Writer
 from tests.waiting import wait_for
 
@@ -101,3 +105,18 @@ def held_by(daemon: DaemonProcess) -> "tuple[int, int]":
     """Open descriptors and threads of the daemon (Linux)."""
     place = f"/proc/{daemon.pid}"
     return len(os.listdir(f"{place}/fd")), len(os.listdir(f"{place}/task"))
+
+
+class OwnCase(Case):
+    """A case of one test's own: ``tables`` are its statements, ``schemas`` index -> schema."""
+
+    def __init__(self, folder: Path, tables: str, schemas: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__(folder.name)
+        self.folder = folder
+        self._tables = tables
+        for name, schema in schemas.items():
+            write_yaml(folder / "schemas" / f"{name}.schema.yml", schema)
+
+    def load(self, url: str, scale: int = 1) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(self._tables.encode())

@@ -1,0 +1,121 @@
+"""Partitions that come and go: none of it is in the stream, and the application is never refused anything."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.cases import BEYOND
+from tests.deployment import Deployment
+from tests.fix_deployment import OWNER, MakeDeployment
+from tests.test_promises import expect
+
+pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
+
+#: What happens to the tree of ``visit``, in turn; rows of the day range of a new leaf leave the DEFAULT one first.
+STEPS = {
+    "a leaf is created and used at once": f"""
+        DELETE FROM visit_other WHERE day >= '2025-01-01' AND day < '2026-01-01';
+        CREATE TABLE visit_2025 PARTITION OF visit FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+        ALTER TABLE visit_2025 OWNER TO {OWNER};
+    """,
+    "a leaf is created below a partition": f"""
+        DELETE FROM visit WHERE day >= '2024-01-01' AND day < '2025-01-01' AND nr IN (4, 5);
+        CREATE TABLE visit_2024_second PARTITION OF visit_2024 FOR VALUES IN (4, 5);
+        ALTER TABLE visit_2024_second OWNER TO {OWNER};
+    """,
+    "a whole branch is attached": f"""
+        DELETE FROM visit_other WHERE day >= '2026-01-01' AND day < '2027-01-01';
+        CREATE TABLE visit_2026 (LIKE visit INCLUDING ALL) PARTITION BY LIST (nr);
+        CREATE TABLE visit_2026_odd PARTITION OF visit_2026 FOR VALUES IN (1, 3, 5);
+        CREATE TABLE visit_2026_rest PARTITION OF visit_2026 DEFAULT;
+        INSERT INTO visit_2026 SELECT date '2026-03-01', n, NULL, NULL, 'attached ' || n FROM generate_series(1, 40) n;
+        ALTER TABLE visit_2026 OWNER TO {OWNER}; ALTER TABLE visit_2026_odd OWNER TO {OWNER};
+        ALTER TABLE visit_2026_rest OWNER TO {OWNER};
+        ALTER TABLE visit ATTACH PARTITION visit_2026 FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');
+    """,
+    "a leaf is detached": "ALTER TABLE visit DETACH PARTITION visit_2023",
+    "a branch is detached": "ALTER TABLE visit DETACH PARTITION visit_2024",
+    "the DEFAULT leaf is dropped": "DROP TABLE visit_other",
+    "one is attached as DEFAULT": "ALTER TABLE visit ATTACH PARTITION visit_2023 DEFAULT",
+}
+
+#: None of these may ever be refused, whoever noticed what by then.
+USE = """
+    INSERT INTO visit SELECT d, n, NULL, NULL, 'used ' || n FROM generate_series(901, 904) n,
+        unnest(ARRAY[date '2025-02-02', date '2026-02-02']) d
+        WHERE EXISTS (SELECT 1 FROM pg_class WHERE relname = 'visit_2025') AND (d < '2026-01-01' OR
+            EXISTS (SELECT 1 FROM pg_class WHERE relname = 'visit_2026')) ON CONFLICT DO NOTHING;
+    UPDATE visit SET visitor = visitor || '!' WHERE nr % 2 = 0;
+    UPDATE visit SET room = (SELECT min(room) FROM depot.shelf), place = (SELECT min(place) FROM depot.shelf)
+        WHERE nr = 901;
+    DELETE FROM visit WHERE nr IN (903, 4);
+"""
+
+
+def noticed(deployment: Deployment, built: int) -> None:
+    daemon = deployment.daemon
+    daemon.wait_for(lambda: daemon.log.count("building index visits:") > built, 60, "it is noticed")
+    daemon.wait_for_status(lambda s: set(s["indexes"].values()) == {"seeded"} and s["phase"] == "live", 90)
+    deployment.settle()
+
+
+def leaves(deployment: Deployment) -> "set[str]":
+    return {
+        name
+        for (name,) in deployment.database.execute(
+            "SELECT relid::text FROM pg_partition_tree('visit') WHERE isleaf ORDER BY 1"
+        )
+    }
+
+
+def published(deployment: Deployment) -> "set[str]":
+    return {name for (name,) in deployment.database.execute("SELECT prrelid::regclass::text FROM pg_publication_rel")}
+
+
+@pytest.mark.parametrize("moment", ["live", "while stopped"])
+def test_what_becomes_of_partitions_is_noticed_and_nothing_is_refused_meanwhile(
+    deploy: MakeDeployment, moment: str
+) -> None:
+    deployment = deploy(BEYOND)
+    daemon = deployment.start()
+    deployment.settle()
+    for title, statement in STEPS.items():
+        built = daemon.log.count("building index visits:")
+        if moment != "live":
+            assert daemon.stop() == 0
+            built = 0
+        deployment.database.execute(statement)
+        # Right now, before anybody can have noticed: a leaf under a published parent would refuse these.
+        deployment.database.execute(USE)
+        if moment != "live":
+            deployment.start()
+        noticed(deployment, built)
+        found = deployment.differences()
+        assert not found, (title, found)
+        assert leaves(deployment) <= published(deployment) and "visit" not in published(deployment), title
+        # From now on, everything in the new leaves is told, with the parents of what goes.
+        deployment.database.execute("UPDATE visit SET room = NULL WHERE nr % 3 = 0; DELETE FROM visit WHERE nr = 902")
+        deployment.settle()
+        found = deployment.differences()
+        assert not found, (title, found)
+        identities = deployment.database.execute(
+            "SELECT relname, relreplident FROM pg_class WHERE oid IN (SELECT relid FROM pg_partition_tree('visit')"
+            " WHERE isleaf) AND relreplident IN ('d', 'n')"
+        )
+        assert not identities, (title, identities)
+    assert "Traceback" not in daemon.log
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
+def test_a_partition_that_goes_takes_its_rows_along(deploy: MakeDeployment, guarded: bool) -> None:
+    deployment = deploy(BEYOND)
+    guards = ["frequent_watch"] + ([] if guarded else ["partitions_forgotten"])
+    daemon = deployment.start(guards)
+    deployment.settle()
+    deployment.database.execute("ALTER TABLE visit DETACH PARTITION visit_2023")
+    if guarded:
+        noticed(deployment, 1)
+    else:
+        deployment.settle()
+        assert daemon.log.count("building index visits:") == 1
+    expect(deployment, guarded)
