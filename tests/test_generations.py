@@ -1,0 +1,151 @@
+"""Readers who never stop asking, through everything that makes a new generation; builds that are gone on with."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, List, Tuple
+
+import pytest
+
+from tests.cases import BEYOND, KEYS, TENANTS, Case
+from tests.deployment import Deployment
+from tests.faults.rig import writing
+from tests.fix_deployment import MakeDeployment
+from tests.fix_opensearch import Prefix
+from tests.places import PLACE
+from tests.readers import Reader
+from tests.waiting import wait_for
+
+pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
+
+#: Rows that nobody touches: what every reader must find, always.
+KNOWN = 400
+
+
+def with_known_users(deployment: Deployment) -> None:
+    deployment.database.execute(
+        "INSERT INTO users (id, email, name, active, created_at)"
+        " SELECT 1000000 + n, 'known' || n, 'Known', true, '2024-01-01' FROM generate_series(1, %s) n",
+        [KNOWN],
+    )
+
+
+@pytest.mark.fault
+@pytest.mark.slow
+def test_readers_never_see_less_than_all_through_everything_that_makes_a_new_generation(
+    deploy: MakeDeployment, opensearch_prefix: Prefix, tmp_path: Path
+) -> None:
+    # Given a live deployment, one reader who never stops, and changes of other rows
+    deployment = deploy(scale=4, server={"admin_password": "canary"}, backfill={"chunk_rows": 100}, on_error="skip")
+    (users,) = [entry for entry in deployment.config["index"] if entry["name"] == "users"]
+    users["keep_generations"] = 1
+    alias = deployment.prefix + "users"
+    daemon = deployment.start()
+    deployment.settle()
+    passed: List[Tuple[str, int]] = []
+    with writing(deployment, 50, 0.02) as writer:
+        with_known_users(deployment)
+        deployment.settle()
+        opensearch_prefix.call("POST", f"/{alias}/_refresh")
+        with Reader(opensearch_prefix.url, alias, "email", "known", KNOWN) as reader:
+
+            def right(what: str) -> None:
+                before = sum(asked for _, asked in passed)
+                wait_for(lambda: reader.asked >= before + 5, 30, "the reader asks")
+                passed.append((what, reader.asked - before))
+                assert not reader.wrong, f"{what}: {len(reader.wrong)} of {reader.asked}: {reader.wrong[:3]}"
+
+            # When it is rebuilt because somebody asks
+            deployment.reindex("users")
+            daemon.wait_for_status(lambda s: s["indexes"]["users"] == "rebuilding", 60)
+            deployment.wait_until_built()
+            right("reindex")
+            # When the daemon dies in the middle of a rebuild, and after the mark and before the switch of aliases
+            for place in ("half a bulk sent", "mark written", "aliases switched"):
+                gate = tmp_path / place
+                daemon.kill()
+                deployment.start(["die_at_a_place"], gate, **{PLACE: place})
+                deployment.settle()
+                gate.touch()
+                daemon.wait_for_status(lambda s: s["phase"] == "live", 60)
+                try:
+                    deployment.reindex("users")
+                except OSError:
+                    pass
+                assert daemon.wait(90) == -9, place
+                deployment.start()
+                deployment.settle()
+                deployment.wait_until_built()
+                right(f"killed at {place}")
+            # When there is a gap
+            assert daemon.stop() == 0
+            deployment.database.execute("SELECT pg_drop_replication_slot(%s)", [deployment.slot])
+            deployment.start()
+            daemon.wait_for(lambda: "gap:" in daemon.log, 60, "the gap is told")
+            deployment.wait_until_built()
+            right("gap")
+            # When the schema is another one
+            assert daemon.stop() == 0
+            schema = tmp_path / "users.schema.yml"
+            schema.write_text(Path(users["schema"]).read_text() + "\n  - {constant: added, value: 7}\n")
+            users["schema"] = str(schema)
+            deployment.restart_anew()
+            deployment.settle()
+            deployment.wait_until_built()
+            right("schema")
+        writer.stop()
+    print(f"{reader.asked} questions: {passed}")
+    deployment.settle()
+    found: Any = opensearch_prefix.call("POST", f"/{alias}/_search", {"size": 1, "query": {"term": {"added": 7}}})
+    assert found["hits"]["hits"]
+    assert daemon.stop() == 0
+
+
+#: What happens to the tables between the death of a build and the life that goes on with it; whether it can go on.
+BETWEEN = {
+    "vacuum full": ("VACUUM FULL orders", "VACUUM FULL users", "VACUUM FULL products"),
+    "cluster": ("CLUSTER orders USING orders_user_id_idx", "CLUSTER users USING users_pkey"),
+    "rows gone and added": (
+        "DELETE FROM orders WHERE id % 3 = 0",
+        "INSERT INTO orders (id, user_id, status, placed_at) SELECT -n, 1, 'new', now() FROM generate_series(1, 90) n",
+        "DELETE FROM users WHERE id % 5 = 0",
+    ),
+    "another key type": ("ALTER TABLE orders ALTER id TYPE numeric(20)", "ALTER TABLE products ALTER id TYPE bigint"),
+}
+
+
+def die_in_a_build(deployment: Deployment) -> None:
+    deployment.config["sinks"]["search"]["batch_size"] = 20
+    deployment.start(["die_at_a_place"], **{PLACE: "progress written"})
+    assert deployment.daemon.wait(120) == -9
+
+
+def gone_on(deployment: Deployment) -> List[str]:
+    """The indexes whose builds went on where they had been cut off."""
+    return re.findall(r"building index (\w+): it goes on after", deployment.daemon.log)
+
+
+@pytest.mark.parametrize("between", BETWEEN, ids=lambda name: name.replace(" ", "-"))
+def test_a_build_that_goes_on_after_the_table_was_turned_over_ends_right(deploy: MakeDeployment, between: str) -> None:
+    deployment = deploy(scale=6, backfill={"chunk_rows": 50})
+    die_in_a_build(deployment)
+    for statement in BETWEEN[between]:
+        deployment.database.execute(statement)
+    deployment.start()
+    deployment.settle(120)
+    if between == "another key type":
+        assert not {"orders", "products"}.intersection(gone_on(deployment))
+    else:
+        assert gone_on(deployment)
+    deployment.assert_right()
+
+
+@pytest.mark.parametrize("case", [BEYOND, KEYS, TENANTS], ids=repr)
+def test_builds_by_composite_keys_leaves_and_every_type_go_on(deploy: MakeDeployment, case: Case) -> None:
+    deployment = deploy(case, backfill={"chunk_rows": 3})
+    die_in_a_build(deployment)
+    deployment.start()
+    deployment.settle(120)
+    assert gone_on(deployment)
+    deployment.assert_right()
