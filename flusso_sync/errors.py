@@ -245,6 +245,13 @@ class OwnerConflict(SinkError):
     exit_code = EXIT_OWNER
 
 
+# -- commands -----------------------------------------------------------------------------------
+
+
+class DaemonUnreachable(FlussoError):
+    """A command reached no daemon, or one that does not let it in or gives no answer."""
+
+
 # -- the daemon ---------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from collections import deque
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from time import monotonic
-from typing import Any, Deque, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Deque, Dict, List, Mapping, Optional, Sequence, Tuple
 
 #: Lines that wait for a slow reader of standard error.
 QUEUE_LINES = 10_000
@@ -236,6 +236,9 @@ class QueuedHandler(logging.Handler):
         self._dropped = 0
         self._unreported = 0
         self._deadline: Optional[float] = None
+        #: Lines below everything else, as wanted, and as they stand on the terminal now.
+        self._footer: Tuple[str, ...] = ()
+        self._shown: Tuple[str, ...] = ()
         # A daemon thread: it may hang in a write to a pipe that nobody reads.
         self._thread = threading.Thread(target=self._loop, name="flusso-log", daemon=True)
         self._thread.start()
@@ -261,6 +264,16 @@ class QueuedHandler(logging.Handler):
             self._lines.append(line)
             self._waiting.notify()
 
+    def show(self, lines: Sequence[str]) -> None:
+        """Keep ``lines`` below everything written, in place of the former ones; for a terminal, and never waits.
+
+        None may be as wide as the terminal.  They go when there are none, or at the end.
+        """
+        with self._waiting:
+            if not self._closing:
+                self._footer = tuple(lines)
+                self._waiting.notify()
+
     def flush_lines(self, timeout: float) -> bool:
         """Wait until everything queued is written; False when that took longer than ``timeout`` seconds."""
         with self._waiting:
@@ -280,16 +293,22 @@ class QueuedHandler(logging.Handler):
             with self._waiting:
                 self._writing = False
                 self._waiting.notify_all()
-                while not self._lines and not self._closing:
+                while not self._lines and not self._closing and self._footer == self._shown:
                     self._waiting.wait()
-                if not self._lines or self._out_of_time():
+                footer = self._footer = () if self._closing else self._footer
+                if self._out_of_time() or not self._lines and footer == self._shown:
                     return
-                line = self._lines.popleft()
+                line = self._lines.popleft() if self._lines else b""
                 self._writing = True
-                unreported, self._unreported = self._unreported, 0
+                unreported = 0
+                if line:
+                    unreported, self._unreported = self._unreported, 0
             if unreported:
                 line = f"({unreported} log lines were dropped)\n".encode() + line
-            if not self._write(line):
+            written = self._write(_taken_away(self._shown) + line + _lines(footer))
+            # Also where it failed: whoever stopped the terminal from taking it changed what stands there.
+            self._shown = footer
+            if line and not written:
                 with self._waiting:
                     self._dropped += 1
                     self._unreported += unreported + 1
@@ -318,6 +337,15 @@ class QueuedHandler(logging.Handler):
         return True
 
 
+def _taken_away(footer: Sequence[str]) -> bytes:
+    """What makes a terminal forget the lines it shows last; the cursor stands below them."""
+    return f"\r\x1b[{len(footer)}A\x1b[J".encode() if footer else b""
+
+
+def _lines(footer: Sequence[str]) -> bytes:
+    return "".join(f"{line}\n" for line in footer).encode("utf-8", "backslashreplace")
+
+
 # -- set-up ---------------------------------------------------------------------------------------
 
 
@@ -332,6 +360,10 @@ class Logs:
     def dropped(self) -> int:
         """Lines that were not written."""
         return self._handler.dropped
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Keep ``lines`` below the log on a terminal, in place of the former ones; see :class:`QueuedHandler`."""
+        self._handler.show(lines)
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Wait, bounded, until everything logged so far is written."""

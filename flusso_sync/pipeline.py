@@ -505,6 +505,7 @@ class Pipeline:
                     worker = Worker(f"flusso-backfill-{number + 1}", seeding.loop, self._fail)
                     self._builders.append(worker)
                     worker.start()
+            self._status.set_build_workers(len(self._builders))
             if not live and all(
                 self._status.index_state(plan.name) in (IndexState.SEEDED, IndexState.SKIPPED, IndexState.REBUILDING)
                 for plan in self._plans

@@ -78,12 +78,17 @@ def _utc_now() -> str:
 
 @dataclass(frozen=True)
 class BuildProgress:
-    """How far a build is.  ``total`` is an estimate and may be None; the rate is in rows per second."""
+    """How far a build is.  ``total`` is an estimate unless ``exact``, and may be None; the rate is in rows per second.
+
+    ``workers`` read rows now, for all builds together.
+    """
 
     done: int
     total: Optional[int]
     rate: float
     eta_seconds: Optional[float]
+    exact: bool = False
+    workers: int = 0
 
     def to_json(self) -> Dict[str, Any]:
         return {
@@ -91,6 +96,8 @@ class BuildProgress:
             "total": self.total,
             "rate": round(self.rate, 1),
             "eta_seconds": None if self.eta_seconds is None else round(self.eta_seconds, 1),
+            "exact": self.exact,
+            "workers": self.workers,
         }
 
 
@@ -251,10 +258,11 @@ class _Build:
     def __init__(self) -> None:
         self.done = 0
         self.total: Optional[int] = None
+        self.exact = False
         self.samples: Deque[Tuple[float, int]] = deque()
 
-    def report(self, done: int, total: Optional[int], now: float) -> None:
-        self.done, self.total = done, total
+    def report(self, done: int, total: Optional[int], exact: bool, now: float) -> None:
+        self.done, self.total, self.exact = done, total, exact
         if self.samples and now - self.samples[-1][0] < 0.5 and len(self.samples) > 1:
             self.samples[-1] = (self.samples[-1][0], done)
             return
@@ -262,7 +270,7 @@ class _Build:
         while len(self.samples) > 2 and now - self.samples[0][0] > RATE_WINDOW_SECONDS:
             self.samples.popleft()
 
-    def snapshot(self, now: float) -> BuildProgress:
+    def snapshot(self, now: float, workers: int) -> BuildProgress:
         # Measured up to now, not up to the last sample: a build that stands still slows down visibly.
         since, done_then = self.samples[0]
         seconds = now - since
@@ -270,7 +278,7 @@ class _Build:
         eta: Optional[float] = None
         if self.total is not None and rate > 0:
             eta = max(0, self.total - self.done) / rate
-        return BuildProgress(self.done, self.total, rate, eta)
+        return BuildProgress(self.done, self.total, rate, eta, self.exact, workers)
 
 
 class _Trouble:
@@ -307,6 +315,7 @@ class Status:
         self._phase = Phase.STARTING
         self._indexes: Dict[str, _Index] = {name: _Index() for name in indexes}
         self._indexes_ensured = 0
+        self._build_workers = 0
         self._captured = 0
         self._committed = 0
         self._in_flight = 0
@@ -409,13 +418,18 @@ class Status:
                 index.since = _utc_now()
                 self._changed.notify_all()
 
-    def set_build_progress(self, name: str, done: int, total: Optional[int]) -> None:
-        """Rows of the current build that are done, and about how many there are (None: unknown)."""
+    def set_build_workers(self, count: int) -> None:
+        """So many threads read rows for builds now."""
+        with self._changed:
+            self._build_workers = count
+
+    def set_build_progress(self, name: str, done: int, total: Optional[int], *, exact: bool = False) -> None:
+        """Rows of the current build that are done, and how many there are: about, or ``exact`` (None: unknown)."""
         with self._changed:
             index = self._indexes.setdefault(name, _Index())
             if index.build is None or done < index.build.done:
                 index.build = _Build()
-            index.build.report(done, total, monotonic())
+            index.build.report(done, total, exact, monotonic())
 
     # -- counters --
 
@@ -643,7 +657,7 @@ class Status:
                         since=index.since,
                         documents_built=index.documents_built,
                         quarantined=index.quarantined,
-                        build=None if index.build is None else index.build.snapshot(now),
+                        build=None if index.build is None else index.build.snapshot(now, self._build_workers),
                         details={**index.details, **({"blind": list(index.blind)} if index.blind else {})},
                     )
                     for name, index in self._indexes.items()

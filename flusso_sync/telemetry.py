@@ -150,6 +150,22 @@ class Telemetry:
                     if index.build and index.build.total is not None
                 ],
             ),
+            "flusso.build.rows_per_second": (
+                "rows that the current build does a second now",
+                "",
+                lambda s: [
+                    Observation(index.build.rate, {"index": name}) for name, index in s.indexes.items() if index.build
+                ],
+            ),
+            "flusso.build.remaining": (
+                "time the current build still takes, about",
+                "s",
+                lambda s: [
+                    Observation(index.build.eta_seconds, {"index": name})
+                    for name, index in s.indexes.items()
+                    if index.build and index.build.eta_seconds is not None
+                ],
+            ),
         }
         for name, (description, unit, values) in gauges.items():
             meter.create_observable_gauge(name, [self._watch(values)], unit=unit, description=description)

@@ -39,6 +39,8 @@ def _double(mode: str) -> Dict[str, Any]:
         def __init__(self, config: Any, options: Any, status: Any) -> None:
             self.config, self.options, self.status = config, options, status
 
+        sinks: Dict[str, Any] = {}
+
         def reindex(self, name: str) -> None:
             raise KeyError(name)
 
@@ -80,6 +82,25 @@ def _double(mode: str) -> Dict[str, Any]:
         def spam(self, shutdown: threading.Event) -> None:
             while not shutdown.wait(0.001):
                 logging.getLogger("flusso_sync.engine").info("x" * 2000)
+
+        def build(self, shutdown: threading.Event) -> None:
+            """Two builds, and a log that is busy meanwhile."""
+            from flusso_sync.status import IndexState
+
+            log = logging.getLogger("flusso_sync.engine")
+            self.status.set_build_workers(2)
+            for name in ("users", "orders"):
+                self.status.set_index_state(name, IndexState.BACKFILLING)
+            for step in range(1, 41):
+                for name, rows in (("users", 5000), ("orders", 100)):
+                    self.status.set_build_progress(name, step * rows // 2, 20 * rows, exact=step > 20)
+                for number in range(5):
+                    log.info("line %d of step %d %s", number, step, "x" * 60)
+                if shutdown.wait(0.1):
+                    return
+            for name in ("users", "orders"):
+                self.status.set_index_state(name, IndexState.SEEDED)
+            shutdown.wait()
 
         def lose_surface(self, shutdown: threading.Event) -> None:
             import waitress.wasyncore as wasyncore  # type: ignore[import-untyped]

@@ -496,6 +496,14 @@ class StatefulSinkContract(SinkContract):
         again.write_job("never there", None)
         assert set(again.jobs()) == {"b"}
 
+    def test_who_holds_the_lease_is_told_to_somebody_without_one(self, make_sink: MakeSink) -> None:
+        asker = make_sink()
+        assert asker.holder() is None
+        sink = self.started(make_sink)
+        assert asker.holder()
+        sink.close()
+        assert asker.holder() is None
+
     def test_what_is_parked_tells_when_why_and_how_often(self, make_sink: MakeSink) -> None:
         sink = self.started(make_sink)
         sink.quarantine([Rejected("users", "a", "too odd", 7), Rejected("orders", "1", "odd", 9)])

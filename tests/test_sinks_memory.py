@@ -118,7 +118,7 @@ def test_a_full_quarantine_refuses_and_keeps_what_it_has() -> None:
     sink = MemorySink(stateful=True, quarantine_limit=1)
     sink.open(ME)
     sink.quarantine([Rejected("users", "1", "odd", 1)])
-    with pytest.raises(DocumentRejected, match="full"):
+    with pytest.raises(DocumentRejected, match="limit of 1 documents.*`flussod quarantine list users`"):
         sink.quarantine([Rejected("users", "2", "odd", 1)])
     assert sink.quarantined() == {"users": ["1"]}
 

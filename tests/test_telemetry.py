@@ -7,14 +7,14 @@ import socket
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from time import monotonic
+from time import monotonic, sleep
 from typing import Dict, Iterator, List, Tuple
 
 import pytest
 
 from flusso_sync import telemetry as module
 from flusso_sync.observer import BatchStats, FanOut, StatusObserver
-from flusso_sync.status import Phase, Status
+from flusso_sync.status import IndexState, Phase, Status
 from flusso_sync.telemetry import Telemetry
 from tests.waiting import wait_for
 
@@ -117,6 +117,15 @@ def test_a_lag_nobody_knows_is_no_series_and_a_build_shows_its_rows() -> None:
     assert "flusso_replication_slot_lag_bytes" not in found
     assert found['flusso_build_rows{index="users"}'] == 10
     assert found['flusso_build_rows_expected{index="users"}'] == 100
+    assert found['flusso_build_rows_per_second{index="users"}'] == 0
+    assert 'flusso_build_remaining_seconds{index="users"}' not in found, "nobody knows at a rate of nothing"
+    sleep(0.01)
+    status.set_build_progress("users", 60, 100, exact=True)
+    found = samples(scraped(telemetry))
+    rate = found['flusso_build_rows_per_second{index="users"}']
+    assert rate > 0 and found['flusso_build_remaining_seconds{index="users"}'] == pytest.approx(40 / rate, rel=0.5)
+    status.set_index_state("users", IndexState.SEEDED)
+    assert not any(name.startswith("flusso_build_") for name in samples(scraped(telemetry))), "the build is over"
     assert found["flusso_ready"] == 0
     status.set_phase(Phase.LIVE)
     status.set_gap("the slot is gone")

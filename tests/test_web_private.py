@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import base64
-from typing import Dict, Iterator, List, Tuple
+import json
+import threading
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 from flask.testing import FlaskClient
 
+from flusso_sync.errors import SinkRefused, SinkUnavailable
+from flusso_sync.sinks.base import Parked, Sink
+from flusso_sync.sinks.memory import Generation, Held, MemorySink, MemoryStore, Refusal, StoredIndex
 from flusso_sync.status import IndexState, Status
 from flusso_sync.web import private as module
 from flusso_sync.web.private import Guesses, private_app
@@ -20,16 +25,35 @@ def basic(user: str, password: str) -> Dict[str, str]:
 RIGHT = basic("admin", "pässword: with colon")
 
 
-class Reindexer:
-    def __init__(self) -> None:
-        self.asked: List[str] = []
+class Operator:
+    """In place of the daemon: knows ``users``, writes down what it is asked for, and may be held up."""
 
-    def __call__(self, name: str) -> None:
+    def __init__(self) -> None:
+        self.asked: List[Tuple[str, ...]] = []
+        self.hold: Optional[threading.Event] = None
+        self.store = MemoryStore()
+        self.sinks: Dict[str, Sink] = {"memory": MemorySink(store=self.store, stateful=True)}
+
+    def _do(self, command: str, name: str, *ids: str) -> str:
         if name == "closed":
             raise RuntimeError("not running")
         if name != "users":
             raise KeyError(name)
-        self.asked.append(name)
+        self.asked.append((command, name, *ids))
+        if self.hold is not None:
+            assert self.hold.wait(20)
+        return f"{command} of {name} is done"
+
+    def reindex(self, name: str) -> str:
+        return self._do("reindex", name)
+
+    def rollback(self, name: str) -> str:
+        if len(self.asked) == 1:
+            raise SinkRefused("sink memory keeps no former generation of index users", hint="Keep one")
+        return self._do("rollback", name)
+
+    def retry(self, name: str, ids: Sequence[str] = ()) -> str:
+        return self._do("retry", name, *ids)
 
 
 class Clock:
@@ -47,15 +71,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 @pytest.fixture
-def reindexer() -> Reindexer:
-    return Reindexer()
+def operator() -> Operator:
+    return Operator()
 
 
 @pytest.fixture
-def client(reindexer: Reindexer) -> FlaskClient:
+def status() -> Status:
     status = Status()
     status.set_index_state("users", IndexState.SEEDED)
-    return private_app(status, lambda: ("admin", "pässword: with colon"), reindexer).test_client()
+    return status
+
+
+@pytest.fixture
+def client(operator: Operator, status: Status) -> FlaskClient:
+    return private_app(status, lambda: ("admin", "pässword: with colon"), operator).test_client()
 
 
 @pytest.mark.parametrize(
@@ -71,25 +100,37 @@ def client(reindexer: Reindexer) -> FlaskClient:
         {"Authorization": "Bearer x"},
     ],
 )
-@pytest.mark.parametrize("request_line", ["GET /indexes", "POST /reindex?index=users", "GET /nothing", "PUT /indexes"])
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "GET /indexes",
+        "GET /generations",
+        "GET /quarantine",
+        "POST /reindex?index=users",
+        "POST /rollback?index=users",
+        "POST /quarantine/retry?index=users",
+        "GET /nothing",
+        "PUT /indexes",
+    ],
+)
 def test_without_the_password_every_route_is_401(
-    client: FlaskClient, reindexer: Reindexer, request_line: str, headers: Dict[str, str]
+    client: FlaskClient, operator: Operator, request_line: str, headers: Dict[str, str]
 ) -> None:
     method, path = request_line.split()
     answer = client.open(path, method=method, headers=headers)
     assert (answer.status_code, answer.data) == (401, b"unauthorized\n")
     assert answer.headers["WWW-Authenticate"] == 'Basic realm="flusso", charset="UTF-8"'
-    assert reindexer.asked == []
+    assert operator.asked == []
 
 
-def test_an_empty_password_lets_nobody_in(reindexer: Reindexer) -> None:
-    client = private_app(Status(), lambda: ("admin", ""), reindexer).test_client()
+def test_an_empty_password_lets_nobody_in(operator: Operator) -> None:
+    client = private_app(Status(), lambda: ("admin", ""), operator).test_client()
     assert client.get("/indexes", headers=basic("admin", "")).status_code == 401
 
 
-def test_a_rotated_password_holds_from_the_next_request(reindexer: Reindexer) -> None:
+def test_a_rotated_password_holds_from_the_next_request(operator: Operator) -> None:
     current = ["old"]
-    client = private_app(Status(), lambda: ("admin", current[0]), reindexer).test_client()
+    client = private_app(Status(), lambda: ("admin", current[0]), operator).test_client()
     assert client.get("/indexes", headers=basic("admin", "old")).status_code == 200
     current[0] = "new"
     assert client.get("/indexes", headers=basic("admin", "old")).status_code == 401
@@ -118,7 +159,109 @@ def test_reindex_answers_as_flusso_does(client: FlaskClient, query: str, expecte
     assert (answer.status_code, answer.data.decode()) == expected
 
 
-def test_reindex_needs_post_and_unknown_paths_are_empty(client: FlaskClient, reindexer: Reindexer) -> None:
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("/rollback?index=users", (200, "rollback of users is done\n")),
+        ("/rollback", (400, "missing query parameter ?index=<name>\n")),
+        ("/rollback?index=orders", (404, "unknown index orders\n")),
+        ("/rollback?index=closed", (503, "rollback queue is full or closed\n")),
+        ("/quarantine/retry?index=users&id=7&id=%C3%B6%2F2", (200, "retry of users is done\n")),
+        ("/quarantine/retry?index=a-b", (400, 'invalid index name "a-b"\n')),
+        ("/quarantine/retry?index=orders", (404, "unknown index orders\n")),
+    ],
+)
+def test_rollback_and_retry_answer_with_the_daemons_sentence(
+    client: FlaskClient, operator: Operator, query: str, expected: Tuple[int, str]
+) -> None:
+    answer = client.post(query, headers=RIGHT)
+    assert (answer.status_code, answer.data.decode()) == expected
+    if "id=7" in query:
+        assert operator.asked == [("retry", "users", "7", "ö/2")]
+
+
+def test_ids_may_come_in_the_body_and_a_refusal_is_409(client: FlaskClient, operator: Operator) -> None:
+    answer = client.post("/quarantine/retry?index=users", data={"id": ["1", "2"]}, headers=RIGHT)
+    assert answer.status_code == 200 and operator.asked == [("retry", "users", "1", "2")]
+    answer = client.post("/rollback?index=users", headers=RIGHT)
+    assert answer.status_code == 409
+    assert answer.data.decode() == "sink memory keeps no former generation of index users. Keep one\n"
+
+
+def test_what_takes_long_is_answered_in_time_and_at_most_eight_wait(
+    client: FlaskClient, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ACT_SECONDS", "RETRY_SECONDS"):
+        monkeypatch.setattr(module, name, 0.05)
+    operator.hold = threading.Event()
+    try:
+        answer = client.post("/quarantine/retry?index=users", headers=RIGHT)
+        assert (answer.status_code, answer.data) == (202, b"retry of users queued\n")
+        for _ in range(module.MOST_REQUESTS - 1):
+            answer = client.post("/reindex?index=users", headers=RIGHT)
+            assert (answer.status_code, answer.data) == (202, b"reindex of users queued\n")
+        answer = client.post("/reindex?index=users", headers=RIGHT)
+        assert (answer.status_code, answer.data) == (503, b"reindex queue is full or closed\n")
+        # Those who only read are not held up.
+        assert client.get("/generations", headers=RIGHT).status_code == 200
+    finally:
+        operator.hold.set()
+    assert len(operator.asked) == module.MOST_REQUESTS
+
+
+def read(client: FlaskClient, path: str) -> Any:
+    answer = client.get(path, headers=RIGHT)
+    assert (answer.status_code, answer.content_type) == (200, "application/json"), answer.data
+    return json.loads(answer.data)
+
+
+def test_generations_are_listed_with_state_and_build(client: FlaskClient, operator: Operator, status: Status) -> None:
+    operator.store.indexes["users"] = StoredIndex(
+        read=Generation(2, "s", {"1": Held(b"{}", 1)}), kept=[Generation(1, "s", {}, frozen=0x10000000A)]
+    )
+    status.set_index_state("users", IndexState.REBUILDING)
+    status.set_build_progress("users", 5, 10)
+    (name,) = listed = read(client, "/generations")
+    assert name == "users"
+    users = listed["users"]
+    assert (users["state"], users["build"]["done"], users["build"]["total"]) == ("rebuilding", 5, 10)
+    assert users["sinks"]["memory"] == [
+        {"number": 2, "state": "read", "name": "memory:2", "documents": 1, "frozen_lsn": None},
+        {"number": 1, "state": "kept", "name": "memory:1", "documents": 0, "frozen_lsn": "1/A"},
+    ]
+    assert read(client, "/generations?index=USERS") == listed
+    answer = client.get("/generations?index=orders", headers=RIGHT)
+    assert (answer.status_code, answer.data) == (404, b"unknown index orders\n")
+    sink = operator.sinks["memory"]
+    assert isinstance(sink, MemorySink)
+    sink.faults = lambda method, writes: Refusal(SinkUnavailable("it is away", hint="It is tried again"))
+    users = read(client, "/generations")["users"]
+    assert (users["sinks"], users["unreadable"]) == ({}, {"memory": "it is away"})
+    answer = client.get("/quarantine", headers=RIGHT)
+    assert (answer.status_code, answer.data) == (503, b"it is away. It is tried again\n")
+
+
+def test_the_quarantine_is_listed_newest_first_and_bounded(client: FlaskClient, operator: Operator) -> None:
+    for number in range(150):
+        one = Parked(
+            "users", f"u{number}", "too odd", number, first="2026-01-01T00:00:00Z", last=f"2026-01-02T{number}"
+        )
+        operator.store.parked["users", one.id] = one
+    operator.store.parked["orders", "1"] = Parked("orders", "1", "odd", 7, last="2026-09-09T")
+    listed = read(client, "/quarantine")
+    assert listed["counts"] == {"orders": 1, "users": 150}
+    assert len(listed["documents"]) == module.LISTED
+    assert listed["documents"][0] == {
+        "sink": "memory", "index": "orders", "id": "1", "reason": "odd", "lsn": "0/7", "first": "",
+        "last": "2026-09-09T", "tries": 1, "delete": False,
+    }  # fmt: skip
+    listed = read(client, "/quarantine?index=users&limit=2")
+    assert [one["id"] for one in listed["documents"]] == ["u99", "u98"] and listed["counts"] == {"users": 150}
+    for limit in ("-1", "x", "٣", "100001", "9" * 5000):
+        assert client.get(f"/quarantine?limit={limit}", headers=RIGHT).status_code == 400
+
+
+def test_reindex_needs_post_and_unknown_paths_are_empty(client: FlaskClient, operator: Operator) -> None:
     for path, method, code in (
         ("/reindex?index=users", "GET", 405),
         ("/indexes", "OPTIONS", 405),
@@ -126,7 +269,7 @@ def test_reindex_needs_post_and_unknown_paths_are_empty(client: FlaskClient, rei
     ):
         answer = client.open(path, method=method, headers=RIGHT)
         assert (answer.status_code, answer.data) == (code, b"")
-    assert reindexer.asked == []
+    assert operator.asked == []
 
 
 def test_guessing_is_refused_for_longer_and_longer_even_with_the_right_password(

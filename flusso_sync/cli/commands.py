@@ -13,7 +13,13 @@ from flusso_sync.errors import FlussoError
 #: Subcommand -> the module that defines a click command of that name.
 COMMANDS: Dict[str, str] = {
     "check": "flusso_sync.cli.check",
+    "get": "flusso_sync.cli.get",
+    "indexes": "flusso_sync.cli.indexes",
+    "quarantine": "flusso_sync.cli.quarantine",
+    "reindex": "flusso_sync.cli.reindex",
+    "rollback": "flusso_sync.cli.rollback",
     "run": "flusso_sync.cli.run",
+    "search": "flusso_sync.cli.search",
 }
 
 #: Without one of these in front, ``flussod -c F`` means ``flussod run -c F``.
@@ -63,6 +69,8 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
             "  flussod                          run with ./flusso.yaml\n"
             "  flussod -c etc/flusso.yaml       run with that file (short for: flussod run -c ...)\n"
             "  flussod check -c etc/flusso.yaml say what is wrong with the files, touch nothing\n"
+            "  flussod indexes                  what there is of each index\n"
+            "  flussod reindex users            build an index anew beside the one that is read\n"
             "  flussod run --help               every flag and variable of the daemon",
             exit_code_table(),
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 import threading
@@ -16,10 +17,13 @@ from flusso_sync.cli.options import Switch, config_option, publication_name, slo
 from flusso_sync.errors import EXIT_INTERNAL, EXIT_OK, FlussoError
 
 if TYPE_CHECKING:
+    from flusso_sync.cli.progress import Progress
     from flusso_sync.config.load import Config
     from flusso_sync.config.values import Address
     from flusso_sync.daemon import DaemonOptions
+    from flusso_sync.logs import Logs
     from flusso_sync.status import Status
+    from flusso_sync.web.private import Operations
     from flusso_sync.web.server import Surface
 
 logger = logging.getLogger("flusso_sync.cli.run")
@@ -254,16 +258,16 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     shutdown = threading.Event()
     try:
         with Signals(shutdown, before_exit=lambda: started.close(0.1)):
-            code = _run(options, shutdown)
+            code = _run(options, shutdown, started)
     finally:
         started.close()
     ctx.exit(code)
 
 
-def _run(options: RunOptions, shutdown: threading.Event) -> int:
+def _run(options: RunOptions, shutdown: threading.Event, started: Logs) -> int:
     """Everything between the set-up of logs and the exit code."""
     try:
-        return _serve(options, shutdown)
+        return _serve(options, shutdown, started)
     except BaseException as error:
         cause = root_error(error)
         if isinstance(cause, FlussoError):
@@ -273,7 +277,7 @@ def _run(options: RunOptions, shutdown: threading.Event) -> int:
         return exit_code(error)
 
 
-def _serve(options: RunOptions, shutdown: threading.Event) -> int:
+def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int:
     # Imported here, in the order in which they are needed: a refused configuration is reported before the
     # slow ones are loaded.
     from flusso_sync import __version__
@@ -303,6 +307,7 @@ def _serve(options: RunOptions, shutdown: threading.Event) -> int:
 
     status = Status()
     telemetry = Telemetry(status)
+    progress = _progress(config, status, started)
     surfaces: List[Surface] = []
     try:
         public = config.server.public_address
@@ -313,7 +318,7 @@ def _serve(options: RunOptions, shutdown: threading.Event) -> int:
         daemon = Daemon(config, options=options.daemon_options(), observers=[telemetry.observer()], status=status)
         try:
             running = daemon.start()
-            private = _private_surface(config, status, running.reindex, surface_died)
+            private = _private_surface(config, status, running, surface_died)
             if private is not None:
                 surfaces.append(private)
                 private.bind()
@@ -321,9 +326,11 @@ def _serve(options: RunOptions, shutdown: threading.Event) -> int:
                 surface.start()
                 status.set_fact(f"addresses.{surface.name}", surface.address)
                 logger.info("%s surface on http://%s", surface.name, surface.address)
+            progress.start()
             if not shutdown.is_set():
                 running.run(shutdown)
         finally:
+            progress.stop()
             for surface in reversed(surfaces):
                 surface.stop(SURFACE_STOP_SECONDS / len(surfaces))
     finally:
@@ -334,10 +341,25 @@ def _serve(options: RunOptions, shutdown: threading.Event) -> int:
     return EXIT_OK
 
 
+def _progress(config: Config, status: Status, started: Logs) -> Progress:
+    """Builds below the log on a terminal, else in the log."""
+    from flusso_sync.cli.progress import Progress, columns_of, terminal_is_ours
+    from flusso_sync.logs import standard_error
+
+    descriptor = standard_error()
+    live = terminal_is_ours(config, descriptor)
+    return Progress(
+        status,
+        started.show if live else None,
+        lambda: columns_of(2 if descriptor is None else descriptor),
+        colour=not os.environ.get("NO_COLOR"),
+    )
+
+
 def _private_surface(
     config: Config,
     status: Status,
-    reindex: Callable[[str], object],
+    operations: Operations,
     failed: Callable[[str, BaseException], None],
 ) -> Optional[Surface]:
     """The private surface, or None and one line in the log when there is no password for it."""
@@ -355,7 +377,7 @@ def _private_surface(
         return server.admin_user, password.resolve(key="server.admin_password")
 
     address = server.private_address
-    return Surface("private", private_app(status, credentials, reindex), address.host, address.port, failed=failed)
+    return Surface("private", private_app(status, credentials, operations), address.host, address.port, failed=failed)
 
 
 def _allow_open_files() -> None:

@@ -384,8 +384,6 @@ NOT_YET = (
     ("source", "max_retained_wal_bytes"),
     ("source", "on_retained_wal"),
     ("engine", "fan_out_documents"),
-    ("backfill", "max_rows_per_second"),
-    ("backfill", "max_lag_bytes"),
 )
 
 _BOUNDS = {

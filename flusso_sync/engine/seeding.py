@@ -362,7 +362,7 @@ class Seeding:
             return self._builds[index]
 
     def _show(self, build: Build) -> None:
-        self._status.set_build_progress(build.index, build.done, build.total)
+        self._status.set_build_progress(build.index, build.done, build.total, exact=build.frontier.exhausted)
 
     def _read(self, build: Build, taken: Taken) -> None:
         pending = Pending(build, taken.chunk.ids, lambda: build.durable(taken))

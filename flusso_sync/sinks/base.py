@@ -7,13 +7,14 @@ halving and the judgement of policies are the writer's (``engine/writer.py``), t
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from flusso_sync.engine.source import Record, SourceIdentity
-from flusso_sync.errors import SinkRefused
+from flusso_sync.errors import DocumentRejected, SinkRefused
 from flusso_sync.schema.plan import IndexPlan
+from flusso_sync.status import format_lsn
 
 
 class Write:
@@ -125,6 +126,10 @@ class Parked:
     tries: int = 1
     delete: bool = False
 
+    def to_json(self) -> Dict[str, Any]:
+        """As it is listed; the position as text, which no JSON reader rounds."""
+        return {**asdict(self), "lsn": format_lsn(self.lsn)}
+
 
 def park(before: Optional[Parked], document: Rejected) -> Parked:
     """The entry of a document that was refused now, and perhaps ``before``."""
@@ -141,6 +146,18 @@ def park(before: Optional[Parked], document: Rejected) -> Parked:
     )
 
 
+def quarantine_full(limit: int, document: Rejected) -> DocumentRejected:
+    """The error of ``Sink.quarantine`` when ``limit`` documents are parked and ``document`` is one more."""
+    index = document.index
+    return DocumentRejected(
+        f"the quarantine of index {index} holds its limit of {limit} documents; the next would be {document.id!r}: "
+        f"{document.reason}",
+        hint=f"See them with `flussod quarantine list {index}`; mend what refuses them, raise quarantine.limit, start, "
+        f"and let `flussod quarantine retry {index}` write what can be written by then",
+        index=index,
+    )
+
+
 @dataclass(frozen=True)
 class GenerationReport:
     """One generation of an index.
@@ -154,6 +171,10 @@ class GenerationReport:
     name: str
     documents: Optional[int] = None
     frozen_lsn: Optional[int] = None
+
+    def to_json(self) -> Dict[str, Any]:
+        """As it is listed; the position as text."""
+        return {**asdict(self), "frozen_lsn": None if self.frozen_lsn is None else format_lsn(self.frozen_lsn)}
 
 
 class RolledBack(NamedTuple):
@@ -310,6 +331,13 @@ class Sink(Protocol):
         Raises ``SinkRefused`` where a sink has no place for that.
         """
         raise SinkRefused(f"sink {self.name} has no place to leave requests in")
+
+    def holder(self) -> Optional[str]:
+        """The process that holds the lease now, for people; None when none does, as far as can be known.
+
+        Needs neither ``open`` nor a lease.
+        """
+        return None
 
     def requests(self) -> Sequence[Request]:
         """Requests that nobody has answered yet, oldest first."""

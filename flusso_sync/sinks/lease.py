@@ -152,6 +152,16 @@ class Lease:
                 hint="See whether the meta store can be written",
             )
 
+    def holder(self) -> Optional[str]:
+        """Who holds the lease now, for people; None when it was given back or is known to be over."""
+        stored = self._meta.read(OWNER)
+        lease = None if stored is None else stored.source.get("lease")
+        if not isinstance(lease, dict) or self._process.knows_dead(lease):
+            return None
+        if time.time() > float(lease.get("until") or 0) + CLOCK_DOUBT_SECONDS:
+            return None
+        return _holder(lease)
+
     def give_back(self) -> None:
         """Let the next one in at once; safe to call twice.  Errors of the sink are the caller's to ignore."""
         held, self._until = self._until, float("-inf")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import (
-    DocumentRejected,
     FlussoError,
     IndexMissing,
     OwnerConflict,
@@ -38,6 +38,7 @@ from flusso_sync.sinks.base import (
     SinkReport,
     Write,
     park,
+    quarantine_full,
 )
 
 
@@ -371,12 +372,13 @@ class MemorySink(Sink):
                 return
             self._check_lease()
             parked = dict(self.store.parked)
+            counts = Counter(index for index, _ in parked)
             for document in documents:
                 key = (document.index, document.id)
+                counts[document.index] += key not in parked
                 parked[key] = park(parked.get(key), document)
-            for index in {document.index for document in documents}:
-                if sum(1 for key in parked if key[0] == index) > self._quarantine_limit:
-                    raise DocumentRejected(f"the quarantine of index {index} is full", index=index)
+                if counts[document.index] > self._quarantine_limit:
+                    raise quarantine_full(self._quarantine_limit, document)
             self.store.parked = parked
 
     def release(self, index: str, ids: Sequence[str]) -> None:
@@ -400,6 +402,10 @@ class MemorySink(Sink):
             if not self.stateful:
                 raise SinkRefused(f"sink {self.name} has no place to leave requests in")
             self.store.requests[request.id] = request
+
+    def holder(self) -> Optional[str]:
+        with self._request("holder"):
+            return None if self.store.holder is None else f"sink {self.store.holder.name}"
 
     def requests(self) -> Sequence[Request]:
         with self._request("requests"):

@@ -1,7 +1,8 @@
 """The private surface: what an operator may look up and ask for, behind HTTP Basic on every route.
 
 It is served only when there is a password.  Guessing is slowed down per source address by refusing (429),
-never by letting a thread sleep.
+never by letting a thread sleep.  What has to ask a sink is done on a thread of its own, which a request waits for only
+so long: then the answer is 202 (it goes on) or, for what was to be read, 503.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import logging
 import threading
 from collections import OrderedDict
 from time import monotonic
-from typing import Callable, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from flusso_sync.errors import SinkRefused
+from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.schema import names
+from flusso_sync.sinks.base import Parked, Sink
 from flusso_sync.status import Status
 
 logger = logging.getLogger("flusso_sync.web.private")
@@ -35,7 +37,77 @@ LONGEST_PAUSE_SECONDS = 60.0
 #: Addresses remembered; the one that was quiet for longest is forgotten first.
 ADDRESSES = 1000
 
+#: How long a request waits for what it asked for: the daemon gives a retry of parked documents 20 s (pipeline.py).
+ACT_SECONDS = 10.0
+RETRY_SECONDS = 25.0
+READ_SECONDS = 10.0
+
+#: Requests under way at once, as flusso has it, and as many that only read.
+MOST_REQUESTS = 8
+
+#: Parked documents listed unless the request asks for more or fewer, and at most.
+LISTED = 100
+MOST_LISTED = 100_000
+
 Credentials = Callable[[], Tuple[str, str]]
+
+
+class Operations(Protocol):
+    """What the surface asks for: ``RunningDaemon``, as seen from here.
+
+    The first three return a sentence; they raise ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while
+    nothing runs, and ``SinkRefused`` where something cannot be.
+    """
+
+    def reindex(self, name: str) -> object: ...
+
+    def rollback(self, name: str) -> str: ...
+
+    def retry(self, name: str, ids: Sequence[str] = ()) -> str: ...
+
+    @property
+    def sinks(self) -> Mapping[str, Sink]: ...
+
+
+class Busy(Exception):
+    """Too much is under way already."""
+
+
+class StillAtIt(Exception):
+    """It goes on, but not within the time that a request waits."""
+
+
+class Desk:
+    """Does what requests ask for on threads of its own, at most ``places`` at once."""
+
+    def __init__(self, places: int) -> None:
+        self._places = threading.BoundedSemaphore(places)
+
+    def do(self, what: Callable[[], Any], seconds: float) -> Any:
+        """The result of ``what``, or its error, within ``seconds``; raises ``Busy`` and ``StillAtIt``."""
+        if not self._places.acquire(blocking=False):
+            raise Busy
+        done = threading.Event()
+        result: Dict[str, Any] = {}
+
+        def work() -> None:
+            try:
+                result["value"] = what()
+            except BaseException as error:
+                result["error"] = error
+                if result.get("left"):
+                    logger.warning("a request that nobody waits for any more failed: %s", error)
+            finally:
+                self._places.release()
+                done.set()
+
+        threading.Thread(target=work, name="flusso-web-request", daemon=True).start()
+        if not done.wait(seconds):
+            result["left"] = True
+            raise StillAtIt
+        if "error" in result:
+            raise result["error"]
+        return result["value"]
 
 
 class Guesses:
@@ -70,15 +142,22 @@ class Guesses:
             self._wrong.pop(address, None)
 
 
-def private_app(status: Status, credentials: Credentials, reindex: Callable[[str], object]) -> Flask:
+class _Refused(Exception):
+    """Ends a request with this answer."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+def private_app(status: Status, credentials: Credentials, operations: Operations) -> Flask:
     """The WSGI application of the private surface.
 
-    ``credentials`` returns user and password, read anew for each request.  ``reindex`` queues a rebuild; it
-    raises ``KeyError`` for an index it does not know, ``SinkRefused`` for one that cannot be built now and
-    ``RuntimeError`` while nothing runs.
+    ``credentials`` returns user and password, read anew for each request.
     """
     app = Flask("flusso_sync.web.private", static_folder=None)
     guesses = Guesses()
+    acting, reading = Desk(MOST_REQUESTS), Desk(MOST_REQUESTS)
 
     @app.before_request
     def authenticate() -> Optional[Response]:
@@ -99,34 +178,96 @@ def private_app(status: Status, credentials: Credentials, reindex: Callable[[str
         return response
 
     def indexes() -> Response:
-        found = status.snapshot().to_json()["indexes"]
-        return Response(json.dumps(found, ensure_ascii=False, separators=(",", ":")), content_type="application/json")
+        return _json(status.snapshot().to_json()["indexes"])
 
-    def queue_reindex() -> Response:
+    def known(name: str) -> str:
+        """An index the daemon has heard of, enabled or not."""
+        if status.index_state(name) is None:
+            raise _Refused(404, f"unknown index {name}")
+        return name
+
+    def wanted() -> Optional[str]:
+        """The index that is asked for by the query, None when it names none."""
         given = request.args.get("index")
         if given is None:
-            return Response("missing query parameter ?index=<name>\n", 400, content_type=TEXT)
+            return None
         try:
-            name = names.plain_identifier(given)
+            return names.plain_identifier(given)
         except ValueError:
-            return Response(f'invalid index name "{given}"\n', 400, content_type=TEXT)
-        try:
-            reindex(name)
-        except KeyError:
-            return Response(f"unknown index {name}\n", 404, content_type=TEXT)
-        except SinkRefused as error:
-            return Response(f"{error}\n", 409, content_type=TEXT)
-        except RuntimeError:
-            return Response("reindex queue is full or closed\n", 503, content_type=TEXT)
-        return Response(f"reindex of {name} queued\n", 202, content_type=TEXT)
+            raise _Refused(400, f'invalid index name "{given}"') from None
 
-    app.add_url_rule("/indexes", view_func=indexes, methods=["GET"], provide_automatic_options=False)
-    app.add_url_rule("/reindex", view_func=queue_reindex, methods=["POST"], provide_automatic_options=False)
+    def act(command: str, what: Callable[[str], object], seconds: float) -> Tuple[str, Optional[str]]:
+        """The index, and the sentence that came within ``seconds``."""
+        name = wanted()
+        if name is None:
+            raise _Refused(400, "missing query parameter ?index=<name>")
+        try:
+            return name, str(acting.do(lambda: what(name), seconds))
+        except StillAtIt:
+            return name, None
+        except KeyError:
+            raise _Refused(404, f"unknown index {name}") from None
+        except (Busy, RuntimeError):
+            raise _Refused(503, f"{command} queue is full or closed") from None
+
+    def read(what: Callable[[], Any]) -> Response:
+        try:
+            found = reading.do(what, READ_SECONDS)
+        except (Busy, StillAtIt):
+            raise _Refused(503, "the sinks do not answer now") from None
+        return _json(found)
+
+    def queue_reindex() -> Response:
+        name, _ = act("reindex", operations.reindex, ACT_SECONDS)
+        return _text(f"reindex of {name} queued", 202)
+
+    def roll_back() -> Response:
+        name, sentence = act("rollback", operations.rollback, ACT_SECONDS)
+        return _text(f"rollback of {name} queued", 202) if sentence is None else _text(sentence)
+
+    def retry() -> Response:
+        ids = request.args.getlist("id") + request.form.getlist("id")
+        name, sentence = act("retry", lambda index: operations.retry(index, ids), RETRY_SECONDS)
+        return _text(f"retry of {name} queued", 202) if sentence is None else _text(sentence)
+
+    def generations() -> Response:
+        only = wanted()
+        if only is not None:
+            known(only)
+        return read(lambda: _generations(status, operations.sinks, only))
+
+    def quarantine() -> Response:
+        only = wanted()
+        if only is not None:
+            known(only)
+        limit = request.args.get("limit", default=str(LISTED))
+        if not limit.isdecimal() or not limit.isascii() or int(limit[:9]) > MOST_LISTED:
+            raise _Refused(400, f"limit must be a number up to {MOST_LISTED}")
+        return read(lambda: _quarantine(operations.sinks, only, int(limit)))
+
+    for method, path, view in (
+        ("GET", "/indexes", indexes),
+        ("POST", "/reindex", queue_reindex),
+        ("POST", "/rollback", roll_back),
+        ("GET", "/generations", generations),
+        ("GET", "/quarantine", quarantine),
+        ("POST", "/quarantine/retry", retry),
+    ):
+        app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
 
     @app.after_request
     def forbid_storing(response: Response) -> Response:
         response.headers["Cache-Control"] = "no-store"
         return response
+
+    @app.errorhandler(_Refused)
+    def refused(error: _Refused) -> Response:
+        return _text(str(error), error.code)
+
+    @app.errorhandler(FlussoError)
+    def failed(error: FlussoError) -> Response:
+        # A refusal leaves all as it was; anything else may pass.
+        return _text(str(error), 409 if isinstance(error, SinkRefused) else 503)
 
     @app.errorhandler(HTTPException)
     def empty(error: HTTPException) -> Response:
@@ -137,6 +278,59 @@ def private_app(status: Status, credentials: Credentials, reindex: Callable[[str
         return response
 
     return app
+
+
+class _Listed(NamedTuple):
+    """Parked documents of a sink."""
+
+    sink: str
+    parked: Parked
+
+
+def _generations(status: Status, sinks: Mapping[str, Sink], only: Optional[str]) -> Dict[str, Any]:
+    """Index -> its state, its build, and its generations in each sink that has any; a sink that is away is named."""
+    snapshot = status.snapshot()
+    found: Dict[str, Any] = {
+        name: {
+            "state": index.state.value,
+            "build": None if index.build is None else index.build.to_json(),
+            "sinks": {},
+            "unreadable": {},
+        }
+        for name, index in snapshot.indexes.items()
+        if only in (None, name)
+    }
+    for sink_name, sink in sinks.items():
+        try:
+            reports = sink.generations()
+        except FlussoError as error:
+            for entry in found.values():
+                entry["unreadable"][sink_name] = error.message
+            continue
+        for name, generations in reports.items():
+            if name in found:
+                found[name]["sinks"][sink_name] = [one.to_json() for one in generations]
+    return found
+
+
+def _quarantine(sinks: Mapping[str, Sink], only: Optional[str], limit: int) -> Dict[str, Any]:
+    """How many documents each index has parked, and the newest of them."""
+    counts: Dict[str, int] = {}
+    listed: List[_Listed] = []
+    for sink_name, sink in sinks.items():
+        for one in sink.parked(only):
+            counts[one.index] = counts.get(one.index, 0) + 1
+            listed.append(_Listed(sink_name, one))
+    listed.sort(key=lambda entry: (entry.parked.last, entry.parked.lsn), reverse=True)
+    return {"counts": counts, "documents": [{"sink": name, **one.to_json()} for name, one in listed[:limit]]}
+
+
+def _text(sentence: str, code: int = 200) -> Response:
+    return Response(sentence + "\n", code, content_type=TEXT)
+
+
+def _json(value: Any) -> Response:
+    return Response(json.dumps(value, ensure_ascii=False, separators=(",", ":")), content_type="application/json")
 
 
 def _authorized(header: Optional[str], credentials: Credentials) -> bool:

@@ -11,8 +11,8 @@ import hashlib
 import json
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
-from flusso_sync.errors import DocumentRejected, SinkUnavailable
-from flusso_sync.sinks.base import Parked, Rejected, park
+from flusso_sync.errors import SinkUnavailable
+from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
 from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored, stored_int
 from flusso_sync.sinks.opensearch.client import Client, Refused, segment
 from flusso_sync.sinks.opensearch.names import Names
@@ -162,12 +162,7 @@ class Quarantine:
             entries = grown.setdefault(document.index, {})
             entry = entries[document.id] = park(entries.get(document.id), document)
             if len(entries) > self._limit:
-                raise DocumentRejected(
-                    f"the quarantine of index {document.index} holds its limit of {self._limit} documents; the next "
-                    f"would be {document.id!r}: {document.reason}",
-                    hint="Mend and retry what is parked, or raise quarantine.limit",
-                    index=document.index,
-                )
+                raise quarantine_full(self._limit, document)
             key = _key(document.index, document.id)
             lines.append({"index": {"_id": f"parked:{key}"}})
             lines.append(

@@ -737,6 +737,9 @@ class OpenSearchSink(Sink):
     def post(self, request: Request) -> None:
         self._mailbox.post(request)
 
+    def holder(self) -> Optional[str]:
+        return self._lease.holder()
+
     def requests(self) -> Sequence[Request]:
         return self._mailbox.requests()
 

@@ -10,8 +10,7 @@ import json
 import sqlite3
 from typing import Dict, Iterator, List, Optional, Sequence
 
-from flusso_sync.errors import DocumentRejected
-from flusso_sync.sinks.base import Parked, Rejected, park
+from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
 from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored
 from flusso_sync.sinks.sqlite.file import File
 from flusso_sync.sinks.sqlite.names import Names, quoted
@@ -100,12 +99,7 @@ class Quarantine:
         query = f"SELECT count(*) FROM {self._table} WHERE index_name = ?"
         (count,) = connection.execute(query, (document.index,)).fetchone()
         if count > self._limit:
-            raise DocumentRejected(
-                f"the quarantine of index {document.index} holds its limit of {self._limit} documents; the next "
-                f"would be {document.id!r}: {document.reason}",
-                hint="Mend and retry what is parked, or raise quarantine.limit",
-                index=document.index,
-            )
+            raise quarantine_full(self._limit, document)
 
     def release(self, index: str, ids: Sequence[str]) -> None:
         if ids:

@@ -436,6 +436,9 @@ class SqliteSink(Sink):
     def post(self, request: Request) -> None:
         self._mailbox.post(request)
 
+    def holder(self) -> Optional[str]:
+        return self._lease.holder()
+
     def requests(self) -> Sequence[Request]:
         return self._mailbox.requests()
 

@@ -1,0 +1,141 @@
+"""The meta store of the sinks, from the side of a command: what stands there, and requests left there for the daemon.
+
+Whoever holds the lease of a sink looks into it every few seconds.  So a command finds the right daemon by the
+configuration alone, wherever it runs, and a request that finds none is kept for the next.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+import uuid
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+from flusso_sync.cli.deployment import Deployment
+from flusso_sync.errors import DaemonUnreachable, SinkError, SinkRefused, SinkUnavailable
+
+if TYPE_CHECKING:
+    from flusso_sync.sinks.base import Sink
+
+#: How often an answer is looked for.
+LOOK_SECONDS = 0.25
+
+#: The daemon's public surface answers from memory.
+STATUS_SECONDS = 2.0
+
+
+class MetaStore:
+    """``sinks`` are those of ``deployment``, which nobody opened."""
+
+    def __init__(self, deployment: Deployment, sinks: Mapping[str, Sink], timeout_seconds: float) -> None:
+        self._deployment = deployment
+        self._sinks = deployment.stateful(sinks)
+        self._timeout_seconds = timeout_seconds
+        #: Why states are not known; empty while nobody asked, or when they are.
+        self.unknown = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether any sink remembers."""
+        return bool(self._sinks)
+
+    def listing(self) -> Dict[str, Any]:
+        """Index -> enabled, state and build (None when no daemon tells), generations per sink."""
+        status = self._status()
+        details: Mapping[str, Any] = {} if status is None else status["index_details"]
+        found: Dict[str, Any] = {}
+        for name, entry in self._deployment.config.indexes.items():
+            told = details.get(name, {})
+            found[name] = {
+                "enabled": entry.enabled,
+                "state": told.get("state"),
+                "build": told.get("build"),
+                "sinks": {},
+                "unreadable": {},
+            }
+        for sink in self._sinks:
+            try:
+                reports = sink.generations()
+            except SinkUnavailable as error:
+                for one in found.values():
+                    one["unreadable"][sink.name] = error.message
+                continue
+            for name, generations in reports.items():
+                if name in found:
+                    found[name]["sinks"][sink.name] = [generation.to_json() for generation in generations]
+        return found
+
+    def parked(self, index: Optional[str], limit: int) -> Tuple[Dict[str, int], List[Dict[str, Any]]]:
+        """Index -> number of parked documents, and the newest of them."""
+        counts: Dict[str, int] = {}
+        listed: List[Dict[str, Any]] = []
+        for sink in self._sinks:
+            for one in sink.parked(index):
+                counts[one.index] = counts.get(one.index, 0) + 1
+                listed.append({"sink": sink.name, **one.to_json()})
+        listed.sort(key=lambda entry: str(entry["last"]), reverse=True)
+        return counts, listed[:limit]
+
+    def ask(self, command: str, index: str, ids: Sequence[str] = ()) -> str:
+        """Leave a request, and wait for its answer; returns what the daemon says, or that there is none now."""
+        from flusso_sync.sinks.base import Request
+
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
+        request = Request(uuid.uuid4().hex, command, index, tuple(ids), now)
+        deadline = time.monotonic() + self._timeout_seconds
+        sink = self._post(request)
+        while True:
+            answer = sink.answer_to(request.id)
+            if answer is not None:
+                if answer.accepted:
+                    return answer.text
+                raise SinkRefused(answer.text)
+            if sink.holder() is None:
+                return (
+                    f"no daemon holds sink {sink.name} now: the request is kept there, and the next one that starts "
+                    f"carries it out ({command} of index {index})"
+                )
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DaemonUnreachable(
+                    f"{sink.holder() or 'the daemon'} holds sink {sink.name} and has not answered within "
+                    f"{self._timeout_seconds:g} s; the request is kept, and carried out as soon as it looks",
+                    hint="See its log; --timeout waits longer",
+                )
+            time.sleep(min(LOOK_SECONDS, left))
+
+    def _post(self, request: Any) -> Sink:
+        """Leave the request in the first sink that can be reached: one daemon holds them all."""
+        failure: Optional[SinkUnavailable] = None
+        for sink in self._sinks:
+            try:
+                sink.post(request)
+                return sink
+            except SinkUnavailable as error:
+                failure = failure or error
+        raise SinkError(failure.message if failure is not None else "no sink keeps requests") from failure
+
+    def _status(self) -> Optional[Dict[str, Any]]:
+        """What the daemon of this configuration tells on its public surface; None when none answers there."""
+        config = self._deployment.config
+        address = config.server.public_address
+        if not address.port:
+            self.unknown = "states are not known here: server.public_address is any free port"
+            return None
+        host = f"[{address.host}]" if ":" in address.host else address.host
+        url = f"http://{host}:{address.port}/status"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(url, timeout=STATUS_SECONDS) as answer:
+                status: Dict[str, Any] = json.load(answer)
+            named = set(status["index_details"])
+        except (OSError, ValueError, KeyError, TypeError):
+            self.unknown = f"states are not known: no daemon answers at {url}"
+            return None
+        slot = (status.get("slot") or status.get("facts", {}).get("slot") or {}).get("name")
+        if named != set(config.indexes) or slot not in (None, config.source.slot):
+            self.unknown = f"states are not known: the daemon at {url} is another deployment's"
+            return None
+        return status
