@@ -1,0 +1,291 @@
+"""The commands as programs, over a daemon on a real Postgres and OpenSearch; docs/commands.md is run as it stands."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import pytest
+import yaml
+
+from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon, clean_environment
+from tests.fix_deployment import OWNER, as_role, give_to_owner
+from tests.fix_opensearch import Prefix
+from tests.postgres_server import Database
+
+PAGE = (CHECKOUT / "docs" / "commands.md").read_text(encoding="utf-8")
+PASSWORD = "canary"
+
+EXAMPLES = [
+    line
+    for block in re.findall(r"^```sh\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    for line in block.splitlines()
+    if line.strip()
+]
+
+
+class Ran:
+    def __init__(self, code: int, output: str, errors: str) -> None:
+        self.code, self.output, self.errors = code, output, errors
+
+    def __repr__(self) -> str:
+        return f"code {self.code}\n{self.output}\n{self.errors}"
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.output)
+
+
+class Shop:
+    """The database of examples/shop.sql, the indexes of etc/, OpenSearch; the daemon is started by the test."""
+
+    def __init__(self, database: Database, prefix: Prefix, make_daemon: MakeDaemon, **settings: Any) -> None:
+        self.database = database
+        give_to_owner(database)
+        owned = "SET ROLE " + OWNER + ";" + (CHECKOUT / "examples" / "shop.sql").read_text(encoding="utf-8")
+        database.execute(owned)
+        shipped = yaml.safe_load((CHECKOUT / "etc" / "flusso.yaml").read_text(encoding="utf-8"))
+        index = [
+            {"name": one["name"], "schema": str(CHECKOUT / "etc" / one["schema"]), "keep_generations": 1}
+            for one in shipped["index"]
+        ]
+        self.config: Dict[str, Any] = {
+            "prefix": prefix.prefix,
+            "source": {
+                "type": "postgres",
+                "connection_url": as_role(database.url, OWNER),
+                "slot": f"flusso_{database.name}"[:60],
+                "publication": "shop",
+            },
+            "sinks": {"search": {"type": "opensearch", "url": prefix.url, "number_of_replicas": 0}},
+            "index": index,
+            "on_error": "skip",
+            "server": {"public_address": "127.0.0.1:0"},
+            **settings,
+        }
+        self.daemon: DaemonProcess = make_daemon(
+            self.config, None, env={"FLUSSO_ADMIN_PASSWORD": PASSWORD}, start=False
+        )
+        self.env = clean_environment(FLUSSO_CONFIG=str(self.daemon.folder / "flusso.yaml"))
+
+    def run(self, *arguments: str, **environ: str) -> Ran:
+        """``bin/flussod`` with the deployment's configuration."""
+        done = subprocess.run(
+            [str(FLUSSOD), *arguments],
+            cwd=self.daemon.folder,
+            env={**self.env, **environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=180,
+        )
+        return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+    def private(self) -> str:
+        address: str = self.daemon.wait_for_status(lambda status: "private" in status["addresses"])["addresses"][
+            "private"
+        ]
+        return address
+
+    def ask(self, method: str, path: str) -> Tuple[int, str]:
+        request = urllib.request.Request(f"http://{self.private()}{path}", method=method)
+        request.add_header("Authorization", "Basic " + base64.b64encode(f"admin:{PASSWORD}".encode()).decode())
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def rebuilt(self, index: str, generation: int) -> None:
+        """Wait until readers have that generation."""
+        self.daemon.wait_for_status(
+            lambda status: status["indexes"][index] == "seeded" and self.generations(index).get(generation) == "read",
+            message=f"generation {generation} of {index} is read",
+        )
+
+    def generations(self, index: str) -> Mapping[int, str]:
+        found = self.run("indexes", "--format", "json").json[index]["sinks"].get("search", [])
+        return {one["number"]: one["state"] for one in found}
+
+
+@pytest.fixture
+def shop(database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon) -> Shop:
+    return Shop(database, opensearch_prefix, make_daemon)
+
+
+def test_every_example_of_the_page_runs_as_it_stands(shop: Shop) -> None:
+    assert len(EXAMPLES) >= 15
+    shop.daemon.start().wait_until_live()
+    address = shop.private()
+    ran: Dict[str, Ran] = {}
+    for example in EXAMPLES:
+        program, *arguments = shlex.split(example)
+        assert program == "flussod"
+        arguments = [argument.replace("127.0.0.1:9465", address) for argument in arguments]
+        ran[example] = answer = shop.run(*arguments, FLUSSO_ADMIN_PASSWORD=PASSWORD)
+        assert answer.code == 0, (example, answer)
+        if arguments[:1] == ["reindex"]:
+            shop.daemon.wait_for_status(lambda status: status["indexes"]["users"] == "seeded")
+    for command in ("run", "check", "indexes", "reindex", "rollback", "quarantine", "search", "get"):
+        assert any(example.split()[1] == command for example in EXAMPLES), command
+    assert json.loads(ran["flussod get users 1"].output) == json.loads(ran["flussod get users 1 --pretty"].output)
+    assert ran["flussod get users 1"].output.count("\n") == 1
+    found = [
+        json.loads(line)
+        for line in ran["flussod search products desk lamp --limit 3 --format json"].output.splitlines()
+    ]
+    assert found and "lamp" in json.dumps(found[0]["document"]).lower()
+    assert ran["flussod search users ada"].output.startswith("1  {")
+
+
+def test_requests_over_the_meta_store(shop: Shop) -> None:
+    shop.daemon.start().wait_until_live()
+    answer = shop.run("reindex", "users")
+    assert (answer.code, answer.output) == (0, "index users is built anew beside the one that is read\n"), answer
+    shop.rebuilt("users", 2)
+    shown = shop.run("indexes").output.splitlines()
+    assert re.match(r"^users +- +search +2 +read +[1-9]\d* *$", shown[1]), shown
+    assert re.match(r"^ +search +1 +kept +[1-9]\d* +[0-9A-F]+/[0-9A-F]+$", shown[2]), shown
+    answer = shop.run("rollback", "users")
+    assert answer.code == 0 and "back on generation 1 in sink search" in answer.output, answer
+    shop.rebuilt("users", 3)
+    answer = shop.run("reindex", "user")
+    assert answer.code == 2 and "did you mean users?" in answer.errors, answer
+
+    # Nobody holds the lease: said at once, and carried out by the next start.
+    assert shop.daemon.stop() == 0
+    answer = shop.run("reindex", "products")
+    assert answer.code == 0 and "no daemon holds sink search now: the request is kept" in answer.output, answer
+    shop.daemon.start().wait_until_live()
+    shop.rebuilt("products", 2)
+    # The same of one that was killed, on the same host.
+    shop.daemon.kill()
+    answer = shop.run("reindex", "orders")
+    assert answer.code == 0 and "the request is kept" in answer.output, answer
+
+
+def test_requests_over_http(shop: Shop) -> None:
+    shop.daemon.start().wait_until_live()
+    address = shop.private()
+
+    def run(*arguments: str, password: str = PASSWORD) -> Ran:
+        return shop.run(*arguments, FLUSSO_SERVER=address, FLUSSO_ADMIN_PASSWORD=password, FLUSSO_CONFIG="/nowhere")
+
+    answer = run("rollback", "users")
+    assert answer.code == 5 and "keeps no former generation of index users" in answer.errors, answer
+    assert run("reindex", "users").output == "reindex of users queued\n"
+    shop.rebuilt("users", 2)
+    assert "back on generation 1" in run("rollback", "users").output
+    shop.rebuilt("users", 3)
+    listed = run("indexes").output.splitlines()
+    assert re.match(r"^orders +seeded +search +1 +read +[1-9]\d* *$", listed[1]) or "orders" in "".join(listed)
+    assert run("reindex", "nobody").code == 2
+    answer = run("indexes", password="wrong")
+    assert answer.code == 1 and "server returned 401: unauthorized" in answer.errors and PASSWORD not in repr(answer)
+    assert shop.ask("GET", "/indexes") == (200, '{"users":"seeded","orders":"seeded","products":"seeded"}')
+    assert shop.ask("POST", "/rollback?index=orders")[0] == 409
+    assert shop.ask("POST", "/reindex?index=nothing") == (404, "unknown index nothing\n")
+    assert shop.daemon.stop() == 0
+    answer = run("indexes")
+    assert answer.code == 1 and f"no daemon answers at http://{address}" in answer.errors, answer
+
+
+def refused_id(shop: Shop) -> str:
+    """A user whose document OpenSearch refuses: a date that is none."""
+    (row,) = shop.database.execute(
+        "INSERT INTO users (email, name, created_at) VALUES ('x@example.com', 'Ada Secret', 'infinity') RETURNING id::text"
+    )
+    return str(row[0])
+
+
+def test_parked_documents_are_listed_retried_and_gone(shop: Shop) -> None:
+    shop.daemon.start().wait_until_live()
+    id = refused_id(shop)
+    shop.daemon.wait_for_status(
+        lambda status: status["index_details"]["users"]["quarantined"] == 1, message="the document is parked"
+    )
+    assert "Ada Secret" not in json.dumps(shop.daemon.status()), "no row data on the public surface"
+    listed = shop.run("quarantine", "list", "users", "--format", "json").json
+    (one,) = listed["documents"]
+    assert (one["index"], one["id"], one["sink"], one["tries"]) == ("users", id, "search", 1)
+    assert re.match(r"[0-9A-F]+/[0-9A-F]+$", one["lsn"]) and one["first"] == one["last"]
+    assert json.loads(shop.ask("GET", "/quarantine")[1])["counts"] == {"users": 1}
+    answer = shop.run("quarantine", "retry", "users", id)
+    assert answer.output == "0 of 1 parked documents of index users are right now\n", answer
+    shown = shop.run("quarantine", "list").output.splitlines()
+    assert len(shown) == 2 and shown[1].split()[:4] == ["users", id, "search", "2"], shown
+    assert shop.run("get", "users", id).code == 1
+    shop.database.execute(f"UPDATE users SET created_at = now() WHERE id = {id}")
+    shop.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 0)
+    assert shop.run("quarantine", "list").output == "nothing is in quarantine\n"
+    assert shop.run("get", "users", id).code == 0
+
+
+def test_a_full_quarantine_names_the_commands_that_help(
+    database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon
+) -> None:
+    shop = Shop(database, opensearch_prefix, make_daemon, quarantine={"limit": 1})
+    shop.daemon.start().wait_until_live()
+    refused_id(shop)
+    shop.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 1)
+    shop.database.execute("INSERT INTO users (email, name, created_at) VALUES ('y@example.com', 'Bea', 'infinity')")
+    assert shop.daemon.wait(60) == 6
+    assert "holds its limit of 1 documents" in shop.daemon.log
+    assert (
+        "`flussod quarantine list users`" in shop.daemon.log and "`flussod quarantine retry users`" in shop.daemon.log
+    )
+    assert shop.run("quarantine", "list").output.count("\n") == 2
+
+
+def test_a_sink_that_is_away_ends_a_command_with_5(shop: Shop) -> None:
+    shop.config["sinks"]["search"]["url"] = "http://127.0.0.1:1"
+    away = shop.daemon.folder / "away.yaml"
+    away.write_text(json.dumps(shop.config))
+    for command in (["get", "users", "1"], ["search", "users", "x"], ["reindex", "users"], ["quarantine", "list"]):
+        answer = shop.run(*command, FLUSSO_CONFIG=str(away))
+        assert answer.code == 5 and "cannot be reached" in answer.errors and "Traceback" not in answer.errors, answer
+        assert "It is tried again" not in answer.errors, "a command does not wait"
+
+
+def test_builds_tell_how_far_they_are(
+    database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """12 s of a throttled build: the log line, /status and the metrics say the same; no total is ever passed."""
+    shop = Shop(
+        database, opensearch_prefix, make_daemon, backfill={"max_rows_per_second": 500, "chunk_rows": 100, "workers": 2}
+    )
+    database.execute(
+        "INSERT INTO users (email, name) SELECT 'u' || n || '@example.com', 'U ' || n FROM generate_series(1, 7000) n"
+    )
+    database.execute("ANALYZE users")
+    shop.daemon.start()
+    seen: List[Tuple[int, Optional[int]]] = []
+
+    def told(status: Dict[str, Any]) -> bool:
+        build = status["index_details"]["users"]["build"]
+        if build is not None:
+            seen.append((build["done"], build["total"]))
+        return build is not None and 1000 < build["done"] < 6000 and build["workers"] == 2 and build["eta_seconds"]
+
+    status = shop.daemon.wait_for_status(told, 60, "the build is under way")
+    code, metrics = shop.daemon.get("/metrics")
+    rows = {
+        name: float(value) for name, value in re.findall(r'^(flusso_build_\w+)\{index="users"\} (\S+)$', metrics, re.M)
+    }
+    assert rows["flusso_build_rows"] >= status["index_details"]["users"]["build"]["done"]
+    assert 7000 <= rows["flusso_build_rows_expected"] <= 7200
+    assert 0 < rows["flusso_build_rows_per_second"] < 2000 and rows["flusso_build_remaining_seconds"] > 0
+    line = r"index users: [\d,]+ of about 7,0\d\d rows \(\d+ %\), [\d,]+ rows/s, about \d+ s left"
+    shop.daemon.wait_for(lambda: re.search(line, shop.daemon.log), 60, "the log tells")
+    shop.daemon.wait_for_status(lambda status: told(status) or status["phase"] == "live", 60)
+    shop.daemon.wait_until_live(90)
+    assert all(total is None or done <= total for done, total in seen)
+    assert "\x1b[" not in shop.daemon.log
+    assert "flusso_build_rows{" not in shop.daemon.get("/metrics")[1]
