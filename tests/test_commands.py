@@ -200,7 +200,7 @@ def test_requests_over_http(shop: Shop) -> None:
 def refused_id(shop: Shop) -> str:
     """A user whose document OpenSearch refuses: a date that is none."""
     (row,) = shop.database.execute(
-        "INSERT INTO users (email, name, created_at) VALUES ('x@example.com', 'Ada Secret', 'infinity') RETURNING id::text"
+        "INSERT INTO users (email, name, created_at) VALUES ('x@y.z', 'Ada Secret', 'infinity') RETURNING id::text"
     )
     return str(row[0])
 
