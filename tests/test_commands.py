@@ -46,16 +46,21 @@ class Ran:
 class Shop:
     """The database of examples/shop.sql, the indexes of etc/, OpenSearch; the daemon is started by the test."""
 
-    def __init__(self, database: Database, prefix: Prefix, make_daemon: MakeDaemon, **settings: Any) -> None:
+    def __init__(
+        self,
+        database: Database,
+        prefix: Prefix,
+        make_daemon: MakeDaemon,
+        schemas: Optional[Mapping[str, Path]] = None,
+        **settings: Any,
+    ) -> None:
         self.database = database
         give_to_owner(database)
         owned = "SET ROLE " + OWNER + ";" + (CHECKOUT / "examples" / "shop.sql").read_text(encoding="utf-8")
         database.execute(owned)
         shipped = yaml.safe_load((CHECKOUT / "etc" / "flusso.yaml").read_text(encoding="utf-8"))
-        index = [
-            {"name": one["name"], "schema": str(CHECKOUT / "etc" / one["schema"]), "keep_generations": 1}
-            for one in shipped["index"]
-        ]
+        files = schemas or {one["name"]: CHECKOUT / "etc" / one["schema"] for one in shipped["index"]}
+        index = [{"name": name, "schema": str(file), "keep_generations": 1} for name, file in files.items()]
         self.config: Dict[str, Any] = {
             "prefix": prefix.prefix,
             "source": {
@@ -197,51 +202,51 @@ def test_requests_over_http(shop: Shop) -> None:
     assert answer.code == 1 and f"no daemon answers at http://{address}" in answer.errors, answer
 
 
-def refused_id(shop: Shop) -> str:
-    """A user whose document OpenSearch refuses: a date that is none."""
-    (row,) = shop.database.execute(
-        "INSERT INTO users (email, name, created_at) VALUES ('x@y.z', 'Ada Secret', 'infinity') RETURNING id::text"
+@pytest.fixture
+def hours(database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon, tmp_path: Path) -> Shop:
+    """Users with a time of day; at 24:00 OpenSearch refuses the document (docs/types.md)."""
+    schema = tmp_path / "hours.schema.yml"
+    schema.write_text(
+        "version: 1\ntable: users\nprimary_key: id\n"
+        "fields:\n  - {text: name, required: true}\n  - {timestamp: opens, column: opens, required: false}\n"
     )
+    shop = Shop(database, opensearch_prefix, make_daemon, {"users": schema}, quarantine={"limit": 1})
+    database.execute("ALTER TABLE users ADD opens time")
+    return shop
+
+
+def refused_id(shop: Shop) -> str:
+    insert = "INSERT INTO users (email, name, opens) VALUES ('x@y.z', 'Ada Secret', '24:00') RETURNING id::text"
+    (row,) = shop.database.execute(insert)
     return str(row[0])
 
 
-def test_parked_documents_are_listed_retried_and_gone(shop: Shop) -> None:
-    shop.daemon.start().wait_until_live()
-    id = refused_id(shop)
-    shop.daemon.wait_for_status(
+def test_parked_documents_are_listed_retried_and_gone_and_a_full_quarantine_names_the_commands(hours: Shop) -> None:
+    hours.daemon.start().wait_until_live()
+    id = refused_id(hours)
+    hours.daemon.wait_for_status(
         lambda status: status["index_details"]["users"]["quarantined"] == 1, message="the document is parked"
     )
-    assert "Ada Secret" not in json.dumps(shop.daemon.status()), "no row data on the public surface"
-    listed = shop.run("quarantine", "list", "users", "--format", "json").json
-    (one,) = listed["documents"]
+    assert "Ada Secret" not in json.dumps(hours.daemon.status()), "no row data on the public surface"
+    (one,) = hours.run("quarantine", "list", "users", "--format", "json").json["documents"]
     assert (one["index"], one["id"], one["sink"], one["tries"]) == ("users", id, "search", 1)
     assert re.match(r"[0-9A-F]+/[0-9A-F]+$", one["lsn"]) and one["first"] == one["last"]
-    assert json.loads(shop.ask("GET", "/quarantine")[1])["counts"] == {"users": 1}
-    answer = shop.run("quarantine", "retry", "users", id)
+    assert json.loads(hours.ask("GET", "/quarantine")[1])["counts"] == {"users": 1}
+    answer = hours.run("quarantine", "retry", "users", id)
     assert answer.output == "0 of 1 parked documents of index users are right now\n", answer
-    shown = shop.run("quarantine", "list").output.splitlines()
+    shown = hours.run("quarantine", "list").output.splitlines()
     assert len(shown) == 2 and shown[1].split()[:4] == ["users", id, "search", "2"], shown
-    assert shop.run("get", "users", id).code == 1
-    shop.database.execute(f"UPDATE users SET created_at = now() WHERE id = {id}")
-    shop.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 0)
-    assert shop.run("quarantine", "list").output == "nothing is in quarantine\n"
-    assert shop.run("get", "users", id).code == 0
+    assert hours.run("get", "users", id).code == 1
+    hours.database.execute(f"UPDATE users SET opens = '12:00' WHERE id = {id}")
+    hours.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 0)
+    assert hours.run("quarantine", "list").output == "nothing is in quarantine\n"
+    assert hours.run("get", "users", id).code == 0
 
-
-def test_a_full_quarantine_names_the_commands_that_help(
-    database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon
-) -> None:
-    shop = Shop(database, opensearch_prefix, make_daemon, quarantine={"limit": 1})
-    shop.daemon.start().wait_until_live()
-    refused_id(shop)
-    shop.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 1)
-    shop.database.execute("INSERT INTO users (email, name, created_at) VALUES ('y@example.com', 'Bea', 'infinity')")
-    assert shop.daemon.wait(60) == 6
-    assert "holds its limit of 1 documents" in shop.daemon.log
-    assert (
-        "`flussod quarantine list users`" in shop.daemon.log and "`flussod quarantine retry users`" in shop.daemon.log
-    )
-    assert shop.run("quarantine", "list").output.count("\n") == 2
+    hours.database.execute("INSERT INTO users (email, name, opens) SELECT n, n, '24:00' FROM unnest('{a,b}'::text[]) n")
+    assert hours.daemon.wait(60) == 6
+    log = hours.daemon.log
+    assert "holds its limit of 1 documents" in log
+    assert "`flussod quarantine list users`" in log and "`flussod quarantine retry users`" in log
 
 
 def test_a_sink_that_is_away_ends_a_command_with_5(shop: Shop) -> None:
