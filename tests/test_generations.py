@@ -149,3 +149,41 @@ def test_builds_by_composite_keys_leaves_and_every_type_go_on(deploy: MakeDeploy
     deployment.settle(120)
     assert gone_on(deployment)
     deployment.assert_right()
+
+
+@pytest.mark.slow
+def test_a_build_of_slow_documents_keeps_every_transaction_short(deploy: MakeDeployment, tmp_path: Path) -> None:
+    """Dead rows are kept for as long as the oldest snapshot is open, so a step of a build takes about half a second."""
+    # Given documents that take 10 ms each, and chunks that would take 10 s
+    deployment = deploy(scale=4, backfill={"chunk_rows": 1000, "workers": 2})
+    slow = "SELECT id > 0 FROM (SELECT pg_sleep(0.01)) AS s"
+    deployment.database.execute(f"CREATE FUNCTION slow(id bigint) RETURNS boolean LANGUAGE sql STABLE AS '{slow}'")
+    (orders,) = [entry for entry in deployment.config["index"] if entry["name"] == "orders"]
+    schema = tmp_path / "orders.schema.yml"
+    schema.write_text(Path(orders["schema"]).read_text() + "\nfilters: [{raw: 'slow(id)'}]\n")
+    orders["schema"] = str(schema)
+    deployment.start()
+    # When they are built
+    oldest = 0.0
+    sampled = 0
+    with deployment.database.connect() as connection:
+
+        def done() -> bool:
+            nonlocal oldest, sampled
+            rows = connection.execute(
+                "SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8, query FROM pg_stat_activity"
+                " WHERE application_name LIKE 'flusso_sync%%' AND datname = current_database()"
+                " AND xact_start IS NOT NULL AND backend_type = 'client backend'"
+            ).fetchall()
+            oldest = max([oldest, *(row[0] for row in rows)])
+            sampled += any("slow" in row[1] for row in rows)
+            status = deployment.daemon.status()
+            return bool(set(status["indexes"].values()) == {"seeded"})
+
+        deployment.daemon.wait_for(done, 120, "built")
+    # Then no transaction was open for longer than a few seconds; all 600 in one would have taken six
+    print(f"the oldest transaction was {oldest:.2f} s old; {sampled} looks met a build")
+    assert sampled >= 3
+    assert oldest < 5.0
+    deployment.settle()
+    deployment.assert_right()
