@@ -187,6 +187,8 @@ class StatusSnapshot:
     confirmed: Optional[int]
     indexes_ensured: int
     observer_events_dropped: int
+    changes_ignored: int
+    documents_deduplicated: int
     threads: Tuple[ThreadSnapshot, ...]
     facts: Mapping[str, Any]
 
@@ -224,6 +226,8 @@ class StatusSnapshot:
             "index_details": {name: index.to_json() for name, index in self.indexes.items()},
             "slot": groups.pop("slot", {}),
             "addresses": groups.pop("addresses", {}),
+            "changes_ignored": self.changes_ignored,
+            "documents_deduplicated": self.documents_deduplicated,
             "observer_events_dropped": self.observer_events_dropped,
             "threads": [thread.to_json() for thread in self.threads],
             "facts": groups,
@@ -335,6 +339,8 @@ class Status:
         self._gap: Optional[str] = None
         self._facts: Dict[str, Any] = {}
         self._events_dropped = 0
+        self._ignored = 0
+        self._deduplicated = 0
 
     # -- phase and indexes --
 
@@ -455,6 +461,16 @@ class Status:
             self._last_flush_micros = int(stats.flush_seconds * 1_000_000)
             self._progressed = monotonic()
             self._changed.notify_all()
+
+    def ignored(self, n: int) -> None:
+        """So many updates left every column that an index uses as it was: they are not among the captured."""
+        with self._changed:
+            self._ignored += n
+
+    def deduplicated(self, n: int) -> None:
+        """So many changes led only to documents that are built for another change of the same batch."""
+        with self._changed:
+            self._deduplicated += n
 
     def progressed(self) -> None:
         """Something moved that no counter shows, so that a backlog does not count as stalled."""
@@ -679,6 +695,8 @@ class Status:
                 confirmed=self._confirmed,
                 indexes_ensured=self._indexes_ensured,
                 observer_events_dropped=self._events_dropped,
+                changes_ignored=self._ignored,
+                documents_deduplicated=self._deduplicated,
                 threads=tuple(ThreadSnapshot(name, now - beat, self._expected.get(name)) for name, beat in beats),
                 facts=dict(self._facts),
             )

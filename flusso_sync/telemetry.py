@@ -102,6 +102,11 @@ class Telemetry:
         counters: Dict[str, tuple[str, Callable[[StatusSnapshot], int]]] = {
             "flusso.changes.captured": ("changes pulled from the source", lambda s: s.changes_captured),
             "flusso.changes.committed": ("changes flushed and confirmed", lambda s: s.changes_committed),
+            "flusso.changes.ignored": ("updates of columns that no index uses", lambda s: s.changes_ignored),
+            "flusso.documents.deduplicated": (
+                "builds spared because the same batch asked for the document before",
+                lambda s: s.documents_deduplicated,
+            ),
             "flusso.batches": ("flushed batches", lambda s: s.batches),
             "flusso.errors": ("errors that stopped the pipeline", lambda s: s.errors),
             "flusso.observer.events_dropped": (

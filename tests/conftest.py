@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from importlib.util import find_spec
-from typing import Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
 from hypothesis import settings
@@ -33,6 +34,24 @@ def pytest_collection_modifyitems(items: List[pytest.Item]) -> None:
                 item.add_marker(MARKERS[fixture])
     # What needs no server answers first; the order inside each group stays.
     items.sort(key=lambda item: max((place for place, name in enumerate(COSTS, 1) if name in item.keywords), default=0))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The table of links, counted: its cells by shape of tables and replica identity."""
+    cells = "test_links.py::test_cell["
+    counted: Dict[str, Counter[str]] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            place, found, cell = getattr(report, "nodeid", "").partition(cells)
+            if found:
+                counted.setdefault("-".join(cell.split("-")[:2]), Counter())[outcome] += 1
+    if not counted:
+        return
+    terminalreporter.section("links: relation kinds x changes, by shape of tables and replica identity")
+    counted["all"] = sum(counted.values(), Counter())
+    for world, outcomes in counted.items():
+        said = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items())
+        terminalreporter.write_line(f"{world:20} {said}")
 
 
 @pytest.fixture(autouse=True)

@@ -175,6 +175,24 @@ def engines_never_change() -> None:
     OpenSearchSink.forgotten = lambda self: ()  # type: ignore[method-assign]
 
 
+def forget_old_tuples() -> None:
+    """Promise 7 off: what the stream says of a row before its change is not looked at."""
+    from flusso_sync.postgres import documents, resolve
+
+    def forgetful(changes: Any, traces: Any) -> Any:
+        return resolve.touched((change._replace(old=None) for change in changes), traces)
+
+    documents.touched = forgetful
+
+
+def leave_identities_alone() -> None:
+    """Promise 7 off: nobody sees to it that deletes and moves name the old parent."""
+    from flusso_sync.postgres import identity
+
+    identity_of = identity.identity_of
+    identity.identity_of = lambda *arguments: identity_of(*arguments)._replace(remedy=None)
+
+
 # -- gates ----------------------------------------------------------------------------------------------
 
 
@@ -425,6 +443,8 @@ GUARDS: Dict[str, Callable[[], None]] = {
         jobs_are_not_stored,
         slow_spreading,
         engines_never_change,
+        forget_old_tuples,
+        leave_identities_alone,
         pause_finished_chunks,
         pause_inside_snapshots,
         short_silences,

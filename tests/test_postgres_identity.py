@@ -83,7 +83,7 @@ def test_what_somebody_chose_is_named_and_never_ours_to_change(
     connection.execute("ALTER TABLE children ADD CONSTRAINT theirs UNIQUE (place)")
     connection.execute(f"ALTER TABLE children REPLICA IDENTITY {choice}".encode())
     weak = found(connection, ("parent_id",))
-    assert weak.remedy is not None and not weak.ours_to_change
+    assert weak.remedy is not None and weak.obstacle is not None
     assert weak.mute is (choice == "NOTHING")
 
 

@@ -218,16 +218,24 @@ def test_a_table_is_used_with_every_column_that_is_read() -> None:
         ("id", "slug"),
     )
     assert use(parsed, "a") == (("b_id", "f", "ord", "t2", "t_code", "top", "v"), ("t2", "t_code"), ("t2", "t_code"))
-    assert use(parsed, "b", IDS) == (("id",), ("id",), ())
+    assert use(parsed, "b", IDS) == (("id",), ("id",), ("id",))
 
 
-def test_a_known_key_is_decoded_and_spares_the_links_it_holds() -> None:
+def test_a_known_key_is_decoded_beside_the_links() -> None:
     parsed = plan("  - {count: n, table: a, foreign_key: t_id}\n  - {belongs_to: b, table: b, fields: []}")
-    assert use(parsed, "t") == (("b", "id"), ("id",), ())
+    assert use(parsed, "t") == (("b", "id"), ("id",), ("id",))
     assert use(parsed, "b") == (("id",), ("id",), ("id",))
-    assert use(parsed, "b", IDS) == (("id",), ("id",), ())
+    assert use(parsed, "b", IDS) == (("id",), ("id",), ("id",))
     assert use(parsed, "a", IDS) == (("id", "t_id"), ("id", "t_id"), ("t_id",))
-    assert use(parsed, "a", {public("a"): ("t_id", "no")}) == (("no", "t_id"), ("no", "t_id"), ())
+    assert use(parsed, "a", {public("a"): ("t_id", "no")}) == (("no", "t_id"), ("no", "t_id"), ("t_id",))
+
+
+def test_what_a_generated_link_is_computed_from_stands_for_it() -> None:
+    parsed = plan("  - {count: n, table: a, foreign_key: t_id}")
+    found = table_uses([with_keys(parsed, IDS)], IDS, {public("a"): {"t_id": ("data", "kind")}})[public("a")]
+    assert found.links == ("data", "kind")
+    assert found.keys == ("data", "id", "kind")
+    assert found.columns == ("data", "id", "kind", "t_id")
 
 
 def test_a_target_found_by_another_column_needs_it_in_its_identity() -> None:

@@ -45,6 +45,8 @@ def told() -> Iterator[Tuple[Status, Telemetry]]:
     fan.on_index_seeded("users")
     fan.on_live_started()
     fan.on_changes_captured(7)
+    status.ignored(3)
+    status.deduplicated(2)
     fan.on_batch_committed(BatchStats(5, 4, {"users": 4}, flush_seconds=0.02))
     fan.on_document_quarantined("users", "7", "too large")
     fan.on_slot_lag(11056)
@@ -77,6 +79,8 @@ def test_values_are_those_of_the_status_and_carry_no_other_labels(told: Tuple[St
     assert {name: found[name] for name in found if name.startswith("flusso_") and "bucket" not in name} == {
         "flusso_changes_captured_total": 7,
         "flusso_changes_committed_total": 5,
+        "flusso_changes_ignored_total": 3,
+        "flusso_documents_deduplicated_total": 2,
         "flusso_changes_in_flight": 2,
         'flusso_documents_built_total{index="users"}': 4,
         "flusso_batches_total": 1,

@@ -54,6 +54,9 @@ SILENCE_LIMIT_SECONDS = 30.0
 #: give the lock up, although a proxy may still answer for it (faults A6).
 GUARD_SETTINGS = {"idle_session_timeout": "15000"}
 
+#: What the record notes beside the coverage by table: "identity before schema.table", and the DDL that restores it.
+FORMER = "identity before"
+
 #: Messages decoded between two looks at the clock.
 MESSAGES_PER_LOOK = 256
 
@@ -99,10 +102,12 @@ def leaves_of(catalog: Catalog, uses: Mapping[Table, TableUse]) -> List[Leaf]:
 
 class Survey(NamedTuple):
     """The leaves of every used table, and by used table a mark that changes with what is told of it: its leaves,
-    their entries in the publication, whether their identities suffice."""
+    their entries in the publication, whether their ``identities`` (by leaf) suffice, how its generated columns are
+    computed."""
 
     leaves: List[Leaf]
     coverage: Dict[str, str]
+    identities: Dict[Table, identity.Identity]
 
 
 class PostgresCapture(Capture):
@@ -132,6 +137,8 @@ class PostgresCapture(Capture):
         self._coverage: Dict[str, str] = {}
         #: Weak identities that may be ours to mend once nobody uses the table for a moment.
         self._locked_out: List[identity.Identity] = []
+        #: For each identity that we altered, ever, the DDL that undoes it; kept with the record.
+        self._former: Dict[str, str] = {}
         self._system = ""
         self._origin: Optional[Tuple[str, str]] = None
         self._closed = False
@@ -166,13 +173,16 @@ class PostgresCapture(Capture):
         """Replica identities, then publication, then slot (promise 1)."""
         connection = self._guarded()
         with translating("preparing the source"):
-            leaves, _ = self._survey(connection)
+            survey = self._survey(connection)
+            leaves = survey.leaves
             self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves if leaf.use.indexes}
+            if record is not None:
+                self._former.update({key: undo for key, undo in record.coverage.items() if key.startswith(FORMER)})
             existing = slot.find_slot(connection, self._settings.slot)
             # Kept over attempts: what one of them has altered looks right to the next.
             rebuild = self._rebuild
             blind: Dict[str, List[str]] = {}
-            changed, mute = self._identities(connection, leaves, stop, blind)
+            changed, mute = self._identities(connection, survey, stop, blind)
             for leaf in changed:
                 if existing is not None:
                     for index in leaf.use.indexes:
@@ -184,7 +194,11 @@ class PostgresCapture(Capture):
                 if existing is not None:
                     for index in leaf.use.indexes:
                         rebuild.setdefault(index, f"table {leaf.relation.table} was added to the publication")
-            leaves, self._coverage = self._survey(connection)
+            leaves, self._coverage, _ = self._survey(connection)
+            self._status.set_fact(
+                "replica_identities_set",
+                {k[len(FORMER) + 1 :]: f"to undo: {undo}" for k, undo in self._former.items()} or None,
+            )
             for leaf in leaves:
                 table = str(leaf.use.table)
                 if record is not None and record.coverage.get(table, "") not in ("", self._coverage[table]):
@@ -206,26 +220,32 @@ class PostgresCapture(Capture):
                 with contextlib.suppress(ConfigError):
                     bound.append(with_keys(plan, catalog.primary_keys))
         told = publication.told(connection, self._settings.publication)
-        uses = dict(table_uses(bound, catalog.primary_keys))
+        uses = dict(table_uses(bound, catalog.primary_keys, catalog.sources))
         for table in catalog.tables.keys() - uses.keys():
             # Nobody reads it now, but published it must not refuse its application's UPDATE and DELETE (promise 12).
             uses[table] = TableUse(table, None, keys=(), links=(), indexes=())
         leaves = [leaf for leaf in leaves_of(catalog, uses) if leaf.use.indexes or leaf.relation.table in told]
+        refused = identity.refused_kinds(
+            connection.info.server_version, publication.publishes_generated(connection, self._settings.publication)
+        )
         marks: Dict[str, List[str]] = {}
+        identities: Dict[Table, identity.Identity] = {}
         for leaf in leaves:
-            found = identity.identity_of(leaf.relation, leaf.use)
+            found = identities[leaf.relation.table] = identity.identity_of(leaf.relation, leaf.use, refused)
             suffices = "" if found.remedy is None else "mute" if found.mute else "weak"
             mark = f"{leaf.relation.table} {leaf.relation.oid} {told.get(leaf.relation.table, '')} {suffices}"
-            marks.setdefault(str(leaf.use.table), []).append(mark)
+            computed = "\0".join(column.expression for column in leaf.relation.columns.values() if column.expression)
+            marks.setdefault(str(leaf.use.table), []).append(f"{mark}\0{computed}" if computed else mark)
         return Survey(
             leaves,
             {table: sha256("\n".join(sorted(each)).encode()).hexdigest()[:16] for table, each in marks.items()},
+            identities,
         )
 
     def _identities(
         self,
         connection: "psycopg.Connection[Any]",
-        leaves: Sequence[Leaf],
+        survey: Survey,
         stop: threading.Event,
         blind: Dict[str, List[str]],
     ) -> Tuple[List[Leaf], List[Leaf]]:
@@ -233,14 +253,18 @@ class PostgresCapture(Capture):
         changed: List[Leaf] = []
         mute: List[Leaf] = []
         self._locked_out = []
-        for leaf in leaves:
-            found = identity.identity_of(leaf.relation, leaf.use)
-            if found.remedy is None or not leaf.relation.columns.keys() >= set(leaf.use.links):
+        for leaf in survey.leaves:
+            found = survey.identities[leaf.relation.table]
+            self._name_untold(found)
+            if found.remedy is None:
+                self._status.clear_trouble(f"identity {found.table}")
+                continue
+            if not leaf.relation.columns.keys() >= set(leaf.use.links):
                 # Of a link whose column is gone no identity tells: the index is about to be found drifted.
                 continue
             done = False
-            reason = "its replica identity was chosen by somebody else"
-            if found.ours_to_change and self._settings.manage_replica_identity:
+            reason = found.obstacle
+            if reason is None and self._settings.manage_replica_identity:
                 try:
                     done = identity.strengthen(connection, found, stop, waiting=self._waiting)
                     reason = "no moment was found in which nobody used the table"
@@ -249,11 +273,12 @@ class PostgresCapture(Capture):
                     self._status.clear_trouble("source transactions")
                 except SourceRefused as error:
                     reason = error.message
-            elif found.ours_to_change:
+            elif reason is None:
                 reason = "source.manage_replica_identity is false"
             key = f"identity {found.table}"
             if done:
                 changed.append(leaf)
+                self._former[f"{FORMER} {found.table}"] = found.undo
                 self._status.clear_trouble(key)
             elif not leaf.use.indexes:
                 continue
@@ -265,6 +290,16 @@ class PostgresCapture(Capture):
                 what = f"old parents of {found.table} cannot be traced: {reason}"
                 self._status.trouble(key, what, f"Run: {found.remedy}", blocking=False)
         return changed, mute
+
+    def _name_untold(self, found: identity.Identity) -> None:
+        if found.untold:
+            self._status.trouble(
+                f"untold {found.table}",
+                f"old parents of {found.table} cannot be traced: {', '.join(found.untold)} is generated from more than"
+                " the columns of its row, or in another way in a partition",
+                "Link by a column that is not generated",
+                blocking=False,
+            )
 
     def _unreadable(self, connection: "psycopg.Connection[Any]", existing: Optional[slot.SlotState]) -> Optional[str]:
         """A sentence when the slot is older than the publication: decoding looks the publication up as of each
@@ -344,7 +379,7 @@ class PostgresCapture(Capture):
             if failover:
                 slot.check_failover(connection, name)
         self._confirmed = self._received = position
-        return Prepared(position, gap=gap, rebuild=dict(rebuild), coverage=self._coverage)
+        return Prepared(position, gap=gap, rebuild=dict(rebuild), coverage={**self._coverage, **self._former})
 
     def _set_back(self, connection: "psycopg.Connection[Any]", record: Optional[Record]) -> Optional[str]:
         """A sentence when the source is behind the versions we wrote: it was restored, or failed over with loss."""
@@ -462,6 +497,9 @@ class PostgresCapture(Capture):
 
         while not stop.is_set():
             beat()
+            if decoder.skipped:
+                self._status.ignored(decoder.skipped)
+                decoder.skipped = 0
             if idle:
                 # Also while messages keep coming: those of other tables alone must not hold WAL until there is a pause.
                 hand_on(ChangeRun((), idle))
@@ -569,6 +607,7 @@ class PostgresCapture(Capture):
                 with contextlib.suppress(SourceRefused):
                     if not identity.strengthen(connection, found, threading.Event(), budget_seconds=0):
                         continue
+                    self._former[f"{FORMER} {found.table}"] = found.undo
                 self._locked_out.remove(found)
             coverage = self._survey(connection).coverage
         altered = sorted(

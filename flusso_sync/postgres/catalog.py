@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -67,6 +67,8 @@ class Column:
     """A column.
 
     ``generated`` is empty, ``s`` (stored) or ``v`` (virtual); ``collation`` is quoted SQL, None where there is none.
+    ``expression`` is what a generated column is computed by, and ``sources`` the columns that names; empty where it
+    reads more than columns.
     """
 
     name: str
@@ -79,11 +81,22 @@ class Column:
     generated: str = ""
     collation: Optional[str] = None
     deterministic: bool = True
+    expression: str = ""
+    sources: Columns = ()
 
     @property
     def sql_type(self) -> str:
         """The type a text of this column is cast to: without domain and modifier."""
         return self.type.sql
+
+
+class Derived(NamedTuple):
+    """How a generated column is computed: ``expression`` names the columns ``sources``, of which ``collations`` are the
+    collations (quoted SQL, None where there is none)."""
+
+    expression: str
+    sources: Columns
+    collations: Tuple[Optional[str], ...]
 
 
 @dataclass(frozen=True)
@@ -163,6 +176,23 @@ class Relation:
                     return index
         return None
 
+    def derived(self) -> Dict[str, Derived]:
+        """Its generated columns that can be computed from the others, wherever the rows lie: partitions may compute a
+        column each in its own way."""
+        return {
+            column.name: Derived(
+                column.expression,
+                column.sources,
+                tuple(self.columns[name].collation for name in column.sources),
+            )
+            for column in self.columns.values()
+            if column.sources
+            and all(
+                column.name in leaf.columns and leaf.columns[column.name].expression == column.expression
+                for leaf in self.leaves
+            )
+        }
+
     def finds(self, columns: Sequence[str]) -> bool:
         """Whether an index leads with these columns in some order, so that rows are found by them without a scan."""
         wanted = set(columns)
@@ -183,6 +213,16 @@ class Catalog:
     def primary_keys(self) -> Mapping[Table, Columns]:
         """For ``with_keys`` and ``table_uses``: every table that has one."""
         return {t: r.primary_key for t, r in self.tables.items() if r.primary_key}
+
+    @property
+    def derived(self) -> Mapping[Table, Mapping[str, Derived]]:
+        """Every table's generated columns that can be computed from its others."""
+        return {table: relation.derived() for table, relation in self.tables.items()}
+
+    @property
+    def sources(self) -> Mapping[Table, Mapping[str, Columns]]:
+        """For ``table_uses``: the columns that stand for a generated one."""
+        return {t: {name: one.sources for name, one in derived.items()} for t, derived in self.derived.items()}
 
     def table_of(self, oid: int) -> Optional[Table]:
         """The table of the plans a relation of the stream belongs to: itself, or whose leaf it is."""
@@ -231,8 +271,19 @@ SELECT
         'relation', a.attrelid::int8, 'name', a.attname, 'number', a.attnum, 'type', a.atttypid::int8,
         'modifier', a.atttypmod, 'type_name', pg_catalog.format_type(a.atttypid, a.atttypmod),
         'not_null', a.attnotnull, 'generated', a.attgenerated, 'collation_schema', cn.nspname,
-        'collation', co.collname, 'deterministic', co.collisdeterministic) ORDER BY a.attnum)
+        'collation', co.collname, 'deterministic', co.collisdeterministic,
+        'expression', pg_catalog.pg_get_expr(ad.adbin, ad.adrelid),
+        'sources', (
+            SELECT pg_catalog.json_agg(DISTINCT d.refobjsubid) FROM pg_catalog.pg_depend d
+            WHERE d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid = a.attrelid
+            AND d.refobjsubid <> a.attnum
+            -- Up to Postgres 14 it is the column that depends, later its expression.
+            AND ((d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND d.objid = ad.oid)
+                 OR (d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.objid = a.attrelid
+                     AND d.objsubid = a.attnum))
+        )) ORDER BY a.attnum)
      FROM attributes a
+     LEFT JOIN pg_catalog.pg_attrdef ad ON a.attgenerated <> '' AND ad.adrelid = a.attrelid AND ad.adnum = a.attnum
      LEFT JOIN (pg_catalog.pg_collation co JOIN pg_catalog.pg_namespace cn ON cn.oid = co.collnamespace)
         ON co.oid = a.attcollation)::text,
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -281,7 +332,10 @@ def _assemble(
 ) -> Catalog:
     by_oid = {row["oid"]: row for row in types}
     columns: Dict[int, Dict[str, Column]] = {}
+    names = {(row["relation"], row["number"]): row["name"] for row in attributes}
     for row in attributes:
+        # A system column has a number below zero: none of the others tells what it was.
+        sources = [names.get((row["relation"], number)) for number in row["sources"] or ()] if row["expression"] else []
         collation = qualified(row["collation_schema"], row["collation"]) if row["collation"] is not None else None
         columns.setdefault(row["relation"], {})[row["name"]] = Column(
             name=row["name"],
@@ -294,6 +348,8 @@ def _assemble(
             generated=row["generated"].strip(),
             collation=collation,
             deterministic=row["deterministic"] is not False,
+            expression=row["expression"] or "",
+            sources=() if None in sources else tuple(name for name in sources if name is not None),
         )
     keyed: Dict[int, List[Index]] = {}
     for row in indexes:

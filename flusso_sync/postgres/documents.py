@@ -213,7 +213,7 @@ class PostgresDocuments(Documents):
             if statement is not None
         }
         bound_plans = [bound.plan for bound in self._bound.values()]
-        self._shape = shape_of(catalog, table_uses(bound_plans, catalog.primary_keys).values())
+        self._shape = shape_of(catalog, table_uses(bound_plans, catalog.primary_keys, catalog.sources).values())
 
     def unreadable(self) -> Mapping[str, FlussoError]:
         return dict(self._unreadable)
@@ -271,7 +271,7 @@ class PostgresDocuments(Documents):
         def type_of(table: Table, column: str) -> str:
             return catalog.tables[table].columns[column].type.sql
 
-        return compile_traces(plan, relation_paths(plan), bound.lookup, catalog.primary_keys, type_of)
+        return compile_traces(plan, relation_paths(plan), bound.lookup, catalog.primary_keys, type_of, catalog.derived)
 
     # -- connections ----------------------------------------------------------------------------------
 
@@ -442,6 +442,8 @@ class PostgresDocuments(Documents):
                 found.keys.setdefault(lookup.index, set()).update(
                     tuple(str(value, "utf-8") for value in row) for row in rows
                 )
+        if found.repeated:
+            self._status.deduplicated(found.repeated)
         for table, count in found.untraceable.items():
             self._untraceable[table] = self._untraceable.get(table, 0) + count
             self._status.set_fact("untraceable_changes", {str(t): n for t, n in sorted(self._untraceable.items())})
@@ -754,7 +756,7 @@ class PostgresDocuments(Documents):
 
 def _uses(bound: BoundIndex) -> Iterable[TableUse]:
     """The tables and columns that documents of the index are made of."""
-    return table_uses([bound.plan], bound.catalog.primary_keys).values()
+    return table_uses([bound.plan], bound.catalog.primary_keys, bound.catalog.sources).values()
 
 
 def _digest(bound: BoundIndex) -> str:
@@ -766,7 +768,9 @@ def _digest(bound: BoundIndex) -> str:
         named = sorted(columns if use.columns is None else use.columns)
         parts.append(f"{use.table} {bound.key_of(use.table)}")
         # Order and equality follow the collation; a generated column is not in the stream.
-        parts.extend(f"{name} {columns[name].collation} {columns[name].generated}" for name in named)
+        parts.extend(
+            f"{name} {columns[name].collation} {columns[name].generated} {columns[name].expression}" for name in named
+        )
     parts.append(f"{bound.lookup}")
     return sha256("\0".join(parts).encode()).hexdigest()[:16]
 

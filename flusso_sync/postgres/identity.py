@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Any, Callable, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Set
 
 import psycopg
 
@@ -20,7 +20,7 @@ from flusso_sync.errors import SourceError
 from flusso_sync.postgres.catalog import Index, Relation
 from flusso_sync.postgres.connection import translate
 from flusso_sync.postgres.quoting import identifier, table_name
-from flusso_sync.schema.plan import Table, TableUse
+from flusso_sync.schema.plan import Columns, Table, TableUse
 
 log = logging.getLogger(__name__)
 
@@ -32,36 +32,81 @@ class Identity(NamedTuple):
     """What one table (or leaf) tells of a row that went, and what it should tell.
 
     ``remedy``: the DDL that provides what is missing, None when nothing is.  ``mute``: published as it is, the
-    application's UPDATE and DELETE would be refused.  ``ours_to_change``: nobody chose it.
+    application's UPDATE and DELETE would be refused.  ``former``: what it is now, as DDL says it.  ``obstacle``: why
+    the remedy is not ours to run, None when it is.  ``untold``: generated link columns that no identity can tell.
     """
 
     table: Table
     use: TableUse
     remedy: Optional[str]
     mute: bool
-    ours_to_change: bool
+    former: str
+    obstacle: Optional[str] = None
+    untold: Columns = ()
 
     @property
     def undo(self) -> str:
-        return f"ALTER TABLE {table_name(self.table)} REPLICA IDENTITY DEFAULT"
+        return undo(self.table, self.former)
 
 
-def identity_of(relation: Relation, use: TableUse) -> Identity:
-    """What ``relation`` has and, for ``use``, needs."""
+def undo(table: Table, former: str) -> str:
+    """The DDL that gives ``table`` the identity back that it had."""
+    return f"ALTER TABLE {table_name(table)} REPLICA IDENTITY {former}"
+
+
+def refused_kinds(server_version: int, publishes_generated: bool) -> str:
+    """The kinds of generated column (pg_attribute.attgenerated) that no published identity may hold.
+
+    Postgres 18 refuses the application's UPDATE and DELETE where one does: a virtual one always, a stored one unless
+    the publication sends those.
+    """
+    if server_version < 180000:
+        return ""
+    return "v" if publishes_generated else "sv"
+
+
+def identity_of(relation: Relation, use: TableUse, refused: str = "") -> Identity:
+    """What ``relation`` has and, for ``use``, needs; ``refused`` as ``refused_kinds`` has it."""
+
+    def harms(columns: Iterable[str]) -> bool:
+        # Of a column that is not generated the kind is empty.
+        return any(relation.columns[name].generated in tuple(refused) for name in columns)
+
+    generated = {name for name, column in relation.columns.items() if column.generated}
+    links = [name for name in use.links if name not in generated]
+    untold = tuple(name for name in use.links if name in generated)
     told = relation.identity_columns
     # NOTHING, DEFAULT without a key, and USING INDEX after the index was dropped all tell nothing.
-    mute = told == ()
-    remedy = None
-    if told is not None and (mute or not set(use.links) <= set(told)):
-        index = _covering(relation, use.links)
-        choice = "FULL" if index is None else f"USING INDEX {identifier(index.name)}"
-        remedy = f"ALTER TABLE {table_name(relation.table)} REPLICA IDENTITY {choice}"
-    return Identity(relation.table, use, remedy, mute, relation.replica_identity == "d")
+    mute = told == () or harms(relation.columns if told is None else told)
+    lost = relation.replica_identity == "i" and relation.identity_index is None
+    former = {"d": "DEFAULT", "n": "NOTHING", "f": "FULL"}.get(relation.replica_identity, "DEFAULT")
+    if relation.identity_index is not None and relation.replica_identity == "i":
+        former = f"USING INDEX {identifier(relation.identity_index.name)}"
+    # The stream has no generated columns, also not those of an identity.
+    if not mute and (told is None or set(links) <= set(told) - generated):
+        return Identity(relation.table, use, None, mute, former, untold=untold)
+    table = table_name(relation.table)
+    obstacle = None
+    if relation.replica_identity != "d" and not lost:
+        obstacle = "its replica identity was chosen by somebody else"
+    index = _covering(relation, links, generated)
+    if index is not None:
+        remedy = f"ALTER TABLE {table} REPLICA IDENTITY USING INDEX {identifier(index.name)}"
+    elif not harms(relation.columns):
+        remedy = f"ALTER TABLE {table} REPLICA IDENTITY FULL"
+    else:
+        columns = ", ".join(identifier(name) for name in links)
+        remedy = f"ALTER TABLE {table} ADD UNIQUE ({columns}, ...) over columns that are NOT NULL"
+        obstacle = (
+            "with FULL, Postgres would refuse the application's UPDATE and DELETE for its generated columns, which the"
+            " publication does not send"
+        )
+    return Identity(relation.table, use, remedy, mute, former, obstacle, untold)
 
 
-def _covering(relation: Relation, links: Sequence[str]) -> Optional[Index]:
-    """The smallest index that may be a replica identity, covers ``links`` and backs a constraint, so that nobody drops
-    it in passing."""
+def _covering(relation: Relation, links: Sequence[str], generated: Set[str]) -> Optional[Index]:
+    """The smallest index that may be a replica identity, covers ``links``, has no ``generated`` column and backs a
+    constraint, so that nobody drops it in passing."""
     fit = [
         index
         for index in relation.indexes
@@ -71,6 +116,7 @@ def _covering(relation: Relation, links: Sequence[str]) -> Optional[Index]:
         and not index.partial
         and index.columns is not None
         and set(links) <= set(index.columns)
+        and not generated & set(index.columns)
         and all(relation.columns[name].not_null for name in index.columns)
     ]
     return min(fit, key=lambda index: (len(index.columns or ()), index.name), default=None)

@@ -116,7 +116,7 @@ Message = Union[Begin, Commit, Change, List[Change], None]
 class Decoder:
     """Decodes the messages of one stream.  ``wanted`` answers for a table what is wanted of it, if anything.
 
-    ``skipped`` counts updates whose old and new row agree in all columns that matter.
+    ``skipped`` counts updates whose old and new row agree in all columns that matter; whoever reads it may set it back.
     """
 
     def __init__(self, wanted: Callable[[Table], Optional[Wanted]]) -> None:

@@ -57,9 +57,10 @@ def coverage(connection: "psycopg.Connection[Any]", publication: str, needed: Se
     found = rows(connection, _PUBLICATION, (publication,))
     quoted = identifier(publication)
     if not found:
-        return Coverage(
-            False, tuple(needed), f"CREATE PUBLICATION {quoted} FOR TABLE {_list(needed)}" if needed else None
-        )
+        # Without them, Postgres 18 refuses the application's UPDATE of a table with FULL that has, or gets, one.
+        generated = " WITH (publish_generated_columns = stored)" if connection.info.server_version >= 180000 else ""
+        statement = f"CREATE PUBLICATION {quoted} FOR TABLE {_list(needed)}{generated}" if needed else None
+        return Coverage(False, tuple(needed), statement)
     oid, _, insert, update, delete, truncate, via_root = found[0]
     operations = {"insert": insert, "update": update, "delete": delete, "truncate": truncate}
     absent = [operation for operation, published in operations.items() if not published]
@@ -87,6 +88,14 @@ def coverage(connection: "psycopg.Connection[Any]", publication: str, needed: Se
     members: Set[Table] = {Table(schema, table) for schema, table in rows(connection, _MEMBERS, (publication,))}
     missing = tuple(table for table in needed if table not in members)
     return Coverage(True, missing, f"ALTER PUBLICATION {quoted} ADD TABLE {_list(missing)}" if missing else None)
+
+
+def publishes_generated(connection: "psycopg.Connection[Any]", publication: str) -> bool:
+    """Whether stored generated columns are sent, as in any that we create; never before Postgres 18."""
+    if connection.info.server_version < 180000:
+        return False
+    found = rows(connection, "select pubgencols = 's' from pg_publication where pubname = %s", (publication,))
+    return bool(found[0][0]) if found else True
 
 
 def told(connection: "psycopg.Connection[Any]", publication: str) -> Dict[Table, str]:

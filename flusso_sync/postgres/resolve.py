@@ -10,23 +10,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from flusso_sync.postgres.pgoutput import ABSENT, DELETE, INSERT, TRUNCATE, Change, Shape, Values
+from flusso_sync.postgres.catalog import Derived
+from flusso_sync.postgres.pgoutput import ABSENT, INSERT, TRUNCATE, Change, Shape, Values
 from flusso_sync.postgres.quoting import identifier, table_name
 from flusso_sync.schema.plan import Columns, Hop, IndexPlan, Path, Table
 
-#: A link's or key's values as text; never holds a null, for a null points at nothing.
-Link = Tuple[str, ...]
+#: A link's or key's values as text; holds no null, for a null points at nothing, but where a link is computed from it.
+Link = Tuple[Optional[str], ...]
 
 TypeOf = Callable[[Table, str], str]
+
+#: Generated columns by table: the stream tells what they are computed from.
+Computed = Mapping[Table, Mapping[str, Derived]]
 
 
 @dataclass(frozen=True)
 class Trace:
     """How changes of ``table`` reach the documents of ``index``.
 
-    ``columns``: the link columns of the changed row.  ``statement`` maps arrays of their values ($1.. as text[],
-    one per column) to root keys; None when the values are root keys already.  ``by_key`` maps arrays of the
-    changed row's own key (``key`` columns) to root keys: used when the stream does not tell a link's value.
+    ``columns``: the link columns of the changed row, or what generated ones are ``computed`` from.  ``statement`` maps
+    arrays of their values ($1.. as text[], one per column) to root keys; None when the values are root keys already.
+    ``by_key`` maps arrays of the changed row's own key (``key`` columns) to root keys: used when the stream does not
+    tell a link's value.
     """
 
     index: str
@@ -35,44 +40,93 @@ class Trace:
     statement: Optional[str]
     key: Columns
     by_key: Optional[str]
+    computed: bool = False
 
 
 def compile_traces(
-    plan: IndexPlan, paths: Sequence[Path], lookup: Columns, keys: Mapping[Table, Columns], type_of: TypeOf
+    plan: IndexPlan,
+    paths: Sequence[Path],
+    lookup: Columns,
+    keys: Mapping[Table, Columns],
+    type_of: TypeOf,
+    computed: Optional[Computed] = None,
 ) -> List[Trace]:
     """The traces of one index.
 
     ``lookup`` are the root columns documents are looked up by, ``keys`` the primary keys by table, ``type_of`` gives a
     column's type as SQL text.
     """
-    traces = [Trace(plan.name, plan.root, lookup, None, (), None)]
+    root = _Given(plan.root, lookup, type_of, computed)
+    own = None
+    if root.computed:
+        texts = ", ".join(f"{value}::text" for value in root.values)
+        own = f"select {texts} from {root.source} where {' and '.join(f'{value} is not null' for value in root.values)}"
+    traces = [Trace(plan.name, plan.root, root.columns, own, (), None, root.computed)]
     for path in paths:
         last = path.hops[-1]
-        direct = len(path.hops) == 1 and last.parent_columns == lookup
+        link = _Given(path.table, last.child_columns, type_of, computed)
+        direct = len(path.hops) == 1 and last.parent_columns == lookup and not link.computed
         key = keys.get(path.table, ())
         traces.append(
             Trace(
                 plan.name,
                 path.table,
-                last.child_columns,
-                None if direct else _chain(path.hops, lookup, last.child_columns, type_of, by_key=False),
+                link.columns,
+                None if direct else _chain(path.hops, lookup, link, by_key=False),
                 key,
-                _chain(path.hops, lookup, key, type_of, by_key=True) if key else None,
+                _chain(path.hops, lookup, _Given(path.table, key, type_of), by_key=True) if key else None,
+                link.computed,
             )
         )
     return traces
 
 
-def _chain(hops: Sequence[Hop], lookup: Columns, given: Columns, type_of: TypeOf, *, by_key: bool) -> str:
+class _Given:
+    """Values of ``wanted`` columns, given as arrays of texts.
+
+    ``columns`` are those the arrays hold: the wanted ones, or what they are computed from.  ``source`` is an item of a
+    FROM list that has the wanted ``values``.
+    """
+
+    def __init__(self, table: Table, wanted: Columns, type_of: TypeOf, computed: Optional[Computed] = None) -> None:
+        derived = (computed or {}).get(table, {})
+        collations: Dict[str, Optional[str]] = {}
+        for column in wanted:
+            if column in derived:
+                collations.update(zip(derived[column].sources, derived[column].collations))
+            else:
+                collations.setdefault(column, None)
+        self.wanted = wanted
+        self.computed = any(column in derived for column in wanted)
+        self.columns: Columns = tuple(collations)
+        self.values = [f"k.v{i}" for i in range(1, len(wanted) + 1)]
+        arrays = ", ".join(f"${i}::text[]::{type_of(table, name)}[]" for i, name in enumerate(self.columns, start=1))
+        names = ", ".join(f"v{i}" for i in range(1, len(self.columns) + 1))
+        # OFFSET 0 keeps the planner from flattening the keys away: they are few and always come first.
+        if not self.computed:
+            self.source = f"(select distinct * from unnest({arrays}) as k({names}) offset 0) k"
+            return
+        # What the expressions call a column is what is given for it, with that column's collation.
+        told = ", ".join(
+            f"v{i}{f' collate {collation}' if collation else ''} as {identifier(name)}"
+            for i, (name, collation) in enumerate(collations.items(), start=1)
+        )
+        each = ", ".join(
+            f"({derived[column].expression if column in derived else identifier(column)}) as v{i}"
+            for i, column in enumerate(wanted, start=1)
+        )
+        self.source = (
+            f"(select distinct {each} from (select {told} from unnest({arrays}) as g({names})) as given offset 0) k"
+        )
+
+
+def _chain(hops: Sequence[Hop], lookup: Columns, given: _Given, *, by_key: bool) -> str:
     """Select the root keys that ``given`` values of the last table lead to, walking the hops backwards."""
     table = hops[-1].child
-    arrays = ", ".join(f"${i}::text[]::{type_of(table, column)}[]" for i, column in enumerate(given, start=1))
-    names = ", ".join(f"v{i}" for i in range(1, len(given) + 1))
-    # OFFSET 0 keeps the planner from flattening the keys away: they are few and always come first.
-    joins = [f"(select distinct * from unnest({arrays}) as k({names}) offset 0) k"]
-    values = [f"k.v{i}" for i in range(1, len(given) + 1)]
+    joins = [given.source]
+    values = given.values
     if by_key:
-        joins.append(f"{table_name(table)} t on {_equal('t', given, values)}")
+        joins.append(f"{table_name(table)} t on {_equal('t', given.wanted, values)}")
         values = [f"t.{identifier(column)}" for column in hops[-1].child_columns]
     alias = ""
     for step, hop in enumerate(reversed(hops)):
@@ -98,7 +152,7 @@ class Lookup:
 
     index: str
     statement: str
-    parameters: List[List[str]]
+    parameters: List[List[Optional[str]]]
 
 
 class Touched(NamedTuple):
@@ -108,6 +162,8 @@ class Touched(NamedTuple):
     lookups: List[Lookup]
     truncated: Set[Table]
     untraceable: Dict[Table, int]
+    #: Changes that named nothing that another one of the batch had not named before, summed over the traces.
+    repeated: int
 
 
 def touched(changes: Iterable[Change], traces: Mapping[Table, Sequence[Trace]]) -> Touched:
@@ -126,12 +182,15 @@ def touched(changes: Iterable[Change], traces: Mapping[Table, Sequence[Trace]]) 
     keys: Dict[str, Set[Link]] = {}
     links: Dict[Tuple[str, str], Set[Link]] = {}
     unknown: Dict[Table, int] = {}
+    repeated = 0
     for shape, group_changes in by_shape.values():
         lost = 0
         for trace in traces.get(shape.table, ()):
             found: Set[Link] = set()
             rows: Set[Link] = set()
-            lost = max(lost, _gather(shape, trace, group_changes, found, rows))
+            gathered = _gather(shape, trace, group_changes, found, rows)
+            lost = max(lost, gathered.lost)
+            repeated += gathered.repeated
             if trace.statement is None:
                 keys.setdefault(trace.index, set()).update(found)
             elif found:
@@ -141,42 +200,63 @@ def touched(changes: Iterable[Change], traces: Mapping[Table, Sequence[Trace]]) 
         if lost:
             unknown[shape.table] = unknown.get(shape.table, 0) + lost
     lookups = [
-        Lookup(index, statement, [list(column) for column in zip(*sorted(values))])
+        Lookup(index, statement, [list(column) for column in zip(*sorted(values, key=_nulls_first))])
         for (index, statement), values in links.items()
     ]
-    return Touched(keys, lookups, truncated, unknown)
+    return Touched(keys, lookups, truncated, unknown, repeated)
 
 
-def _gather(shape: Shape, trace: Trace, changes: Sequence[Change], found: Set[Link], rows: Set[Link]) -> int:
-    """Collect the link values of ``changes``; returns how many old links nobody can tell any more.
+def _nulls_first(link: Link) -> Tuple[Tuple[bool, str], ...]:
+    return tuple((value is not None, value or "") for value in link)
+
+
+class _Gathered(NamedTuple):
+    lost: int
+    repeated: int
+
+
+def _gather(shape: Shape, trace: Trace, changes: Sequence[Change], found: Set[Link], rows: Set[Link]) -> _Gathered:
+    """Collect the link values of ``changes``; returns how many old links nobody can tell any more, and how many changes
+    name only what was named before.
 
     A current value that the stream leaves out is asked for by the row's key, into ``rows``.
     """
     columns = shape.columns
-    if any(column not in columns for column in trace.columns):
-        # A stored generated column is never in a tuple.
-        own = _positions(columns, trace.key)
+    own = _positions(columns, trace.key)
+    positions = _positions(columns, trace.columns)
+    if positions is None:
+        # A generated column is in no tuple, and this one is computed from more than those are told of.
         if own is None:
-            return len(changes)
+            return _Gathered(len(changes), 0)
         for change in changes:
             if change.new is not None:
-                _add(change.new, own, rows)
-        return sum(1 for change in changes if change.kind != INSERT)
-    positions = _positions(columns, trace.columns) or ()
+                _add(change.new, own, rows, nulls=False)
+        return _Gathered(sum(1 for change in changes if change.kind != INSERT), 0)
     # Without an old tuple the identity did not change: columns inside it are as they were.
-    settled = all(shape.key[i] for i in positions)
-    own = _positions(columns, trace.key)
-    lost = 0
+    outside = [i for i in positions if not shape.key[i]]
+    lost = repeated = 0
     for change in changes:
         new, old = change.new, change.old
-        if new is not None and not _add(new, positions, found) and own is not None:
-            _add(new, own, rows)
+        named = _NULL
+        if new is not None:
+            named = _add(new, positions, found, trace.computed)
+            if named == _UNTOLD:
+                named = _UNTOLD if own is None else _add(new, own, rows, nulls=False)
+                lost += named == _UNTOLD
         if old is not None:
-            if not _add(old, positions, found):
+            before = _add(old, positions, found, trace.computed)
+            named = max(named, before)
+            if before == _UNTOLD and not _unchanged(new, old, positions):
                 lost += 1
-        elif change.kind == DELETE or (change.kind != INSERT and not settled):
+        elif new is not None and change.kind != INSERT and not _unchanged(new, None, outside):
             lost += 1
-    return lost
+        repeated += named == _AGAIN
+    return _Gathered(lost, repeated)
+
+
+def _unchanged(new: Optional[Values], old: Optional[Values], positions: Sequence[int]) -> bool:
+    """Whether the new tuple says of each value that ``old`` lacks that it is as it was (an unchanged TOAST value)."""
+    return new is not None and all(new[i] is ABSENT for i in positions if old is None or old[i] is ABSENT)
 
 
 def _positions(columns: Sequence[str], wanted: Columns) -> Optional[Tuple[int, ...]]:
@@ -185,21 +265,21 @@ def _positions(columns: Sequence[str], wanted: Columns) -> Optional[Tuple[int, .
     return tuple(columns.index(column) for column in wanted)
 
 
-def _add(values: Values, positions: Sequence[int], found: Set[Link]) -> bool:
-    """Add the link unless a part of it is null (it points at nothing); False when a part is not told."""
-    link: List[str] = []
-    null = False
-    for i in positions:
-        value = values[i]
-        if value is ABSENT:
-            return False
-        if value is None:
-            null = True
-        else:
-            link.append(value)  # type: ignore[arg-type]
-    if not null:
-        found.add(tuple(link))
-    return True
+#: What became of a link: a part of it is not told, it points at nothing, it was there already, or it is new.
+_UNTOLD, _NULL, _AGAIN, _NEW = range(4)
+
+
+def _add(values: Values, positions: Sequence[int], found: Set[Link], nulls: bool) -> int:
+    """Add the link unless a part of it is null and ``nulls`` are not computed with."""
+    link = tuple(values[i] for i in positions)
+    if ABSENT in link:
+        return _UNTOLD
+    if not nulls and None in link:
+        return _NULL
+    if link in found:
+        return _AGAIN
+    found.add(link)  # type: ignore[arg-type]
+    return _NEW
 
 
 def by_table(traces: Iterable[Trace]) -> Dict[Table, List[Trace]]:

@@ -207,12 +207,16 @@ class _Use:
         self.raw = False
 
 
-def table_uses(plans: Sequence[IndexPlan], keys: Optional[Mapping[Table, Columns]] = None) -> Mapping[Table, TableUse]:
+def table_uses(
+    plans: Sequence[IndexPlan],
+    keys: Optional[Mapping[Table, Columns]] = None,
+    sources: Optional[Mapping[Table, Mapping[str, Columns]]] = None,
+) -> Mapping[Table, TableUse]:
     """What the plans need of each table, in table order.
 
-    ``keys`` are the catalog's primary keys: each is added to its table's columns and keys, and a table whose
-    links are all part of its key needs no links at all, since every replica identity has the key.  Without
-    them only a root's own key is known, and links that happen to be the key are listed.
+    ``keys`` are the catalog's primary keys: each is added to its table's columns and keys.  Without them only a
+    root's own key is known.  ``sources``, of generated columns, are the columns they are computed from: the stream
+    tells those alone, so they stand in a generated link's or key's place.
 
     A raw filter may name any column of its own table, of the junction beside it and of the rows around it, so
     all of these count as read in full.
@@ -226,15 +230,21 @@ def table_uses(plans: Sequence[IndexPlan], keys: Optional[Mapping[Table, Columns
     for table in sorted(uses):
         use = uses[table]
         key = set(known.get(table, ()))
-        links = set() if use.links <= key else use.links
+        computed = (sources or {}).get(table, {})
+        told = _told(use.keys | key, computed)
         result[table] = TableUse(
             table=table,
-            columns=None if use.raw else tuple(sorted(use.columns | key)),
-            keys=tuple(sorted(use.keys | key)),
-            links=tuple(sorted(links)),
+            columns=None if use.raw else tuple(sorted(use.columns | key | told)),
+            keys=tuple(sorted(told)),
+            links=tuple(sorted(_told(use.links, computed))),
             indexes=tuple(sorted(use.indexes)),
         )
     return result
+
+
+def _told(columns: Iterable[str], computed: Mapping[str, Columns]) -> Set[str]:
+    """The columns of a tuple that tell the values of ``columns``."""
+    return {told for column in columns for told in computed.get(column, (column,))}
 
 
 def _collect(plan: IndexPlan, uses: Dict[Table, _Use]) -> None:

@@ -257,7 +257,7 @@ class TableUse:
 
     ``columns``: every column read (None when a raw filter may read any); ``keys``: columns that must be
     decoded from the stream (keys, doc_id and link columns); ``links``: columns that must be in the
-    replica identity so that a DELETE or a move names its old parents (empty: the key suffices).
+    replica identity so that a DELETE or a move names its old parents.
     """
 
     table: Table
