@@ -2,7 +2,7 @@
 the row before or after are built again, and they equal the oracle (promise 7).
 
 One world is one shape of tables under one identity, with a daemon over all its routes; each cell changes the rows of
-one route, and puts them back.  ``FLUSSO_LONG=1`` takes every combination of kinds in every shape.
+one route, and puts them back.  ``FLUSSO_LONG=1`` takes many more combinations of kinds in every shape.
 
 Built again beyond that, and no more than that: an id that a changed row names as its parent although there is no such
 root (a delete that finds nothing); where a row moves more than once within one transaction, the parents it had in
@@ -268,6 +268,17 @@ def test_no_identity_is_set_with_which_postgres_would_refuse_the_application(
         else:
             assert identity(database) == "f"
             daemon.right()
+
+
+def test_a_root_without_a_primary_key_is_heard_by_its_doc_id(database: Database, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE things (code text NOT NULL UNIQUE, note text); INSERT INTO things VALUES ('a', '1')")
+    fields = [{"text": "note", "required": False}]
+    paths = write_schemas(tmp_path, {"things": {"version": 1, "table": "things", "doc_id": "code", "fields": fields}})
+    with in_process(database.url, database.name, paths) as daemon:
+        assert database.execute("SELECT tablename::text FROM pg_publication_tables") == [("things",)]
+        database.execute("UPDATE things SET code = 'b'; INSERT INTO things VALUES ('c', '3'), ('d', '4')")
+        database.execute("DELETE FROM things WHERE code = 'c'")
+        assert set(daemon.right()["things"]) == {"b", "d"}
 
 
 @contextlib.contextmanager

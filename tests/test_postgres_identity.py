@@ -87,6 +87,17 @@ def test_what_somebody_chose_is_named_and_never_ours_to_change(
     assert weak.mute is (choice == "NOTHING")
 
 
+def test_an_index_somebody_chose_that_lacks_the_key_is_too_weak_for_a_root(connection: psycopg.Connection[Any]) -> None:
+    connection.execute("ALTER TABLE children ADD CONSTRAINT theirs UNIQUE (place)")
+    connection.execute("ALTER TABLE children REPLICA IDENTITY USING INDEX theirs")
+    weak = found(connection, ("id",))
+    assert (
+        weak.remedy is not None
+        and not weak.mute
+        and weak.obstacle == "its replica identity was chosen by somebody else"
+    )
+
+
 def test_full_is_enough_for_anything(connection: psycopg.Connection[Any]) -> None:
     connection.execute("ALTER TABLE children REPLICA IDENTITY FULL")
     assert found(connection, ("parent_id",)).remedy is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Dict, List, Optional, Sequence, Tuple
 
+from flusso_sync.postgres.catalog import Derived
 from flusso_sync.postgres.pgoutput import ABSENT, Change, Shape, Value, Wanted
 from flusso_sync.postgres.resolve import Touched, Trace, by_table, compile_traces, touched
 from flusso_sync.schema.paths import relation_paths
@@ -109,6 +110,27 @@ def test_a_self_relation_rebuilds_the_row_and_those_that_show_it() -> None:
     found = trace(shape(EMP, ["id"]), ("U", None, ("1",)), plan=plan)
     assert found.keys == {"emp": {("1",)}}
     assert [lookup.parameters for lookup in found.lookups] == [[["1"]]]
+
+
+def test_a_generated_link_is_computed_from_the_old_tuple_nulls_included() -> None:
+    derived = {ITEMS: {"order_id": Derived("COALESCE(code, 7)", ("code",), ('"pg_catalog"."C"',))}}
+    compiled = by_table(compile_traces(PLAN, relation_paths(PLAN), ID, KEYS, lambda table, column: "text", derived))
+    made = shape(ITEMS, ["id", "code"], "f")
+    found = touched([Change(made, "U", ("1", "a"), ("1", "b")), Change(made, "D", ("2", None), None)], compiled)
+    (lookup,) = found.lookups
+    assert lookup.parameters == [[None, "a", "b"]] and not found.untraceable
+    assert '(COALESCE(code, 7)) as v1 from (select v1 collate "pg_catalog"."C" as "code"' in lookup.statement
+
+
+def test_a_change_that_names_nothing_new_is_counted_as_repeated() -> None:
+    made = shape(ITEMS, ["id", "order_id"], "f")
+    found = trace(made, *[("U", ("7", "1"), ("7", "1"))] * 3, ("U", ("7", "1"), ("7", None)), ("I", None, ("9", None)))
+    assert found.keys == {"orders": {("1",)}} and found.repeated == 3
+
+
+def test_an_unchanged_toast_value_is_no_move() -> None:
+    found = trace(shape(ITEMS, ["id", "order_id"]), ("U", None, ("7", ABSENT)))
+    assert not found.untraceable and len(found.lookups) == 1
 
 
 def test_a_truncate_names_its_table() -> None:

@@ -92,6 +92,14 @@ def row_key(relation: Relation) -> Columns:
     return ()
 
 
+def keys_for(plan: IndexPlan, catalog: Catalog) -> Mapping[Table, Columns]:
+    """For ``with_keys``: the primary keys; a root that has none is told apart by ``doc_id``."""
+    keys = dict(catalog.primary_keys)
+    if plan.root not in keys and plan.doc_id:
+        keys[plan.root] = plan.doc_id
+    return keys
+
+
 def bind(plan: IndexPlan, catalog: Catalog) -> BoundIndex:
     """Check ``plan`` against ``catalog`` and fill in the keys that only the catalog knows.
 
@@ -105,11 +113,8 @@ def bind(plan: IndexPlan, catalog: Catalog) -> BoundIndex:
     if refused:
         raise SourceRefused("\n".join(str(problem) for problem in refused))
     check.root()
-    keys = dict(catalog.primary_keys)
-    if plan.root not in keys and plan.doc_id:
-        keys[plan.root] = plan.doc_id
     try:
-        plan = with_keys(plan, keys)
+        plan = with_keys(plan, keys_for(plan, catalog))
     except ConfigError as error:
         check.problems.extend(error.problems)
         raise ConfigError(check.problems) from None

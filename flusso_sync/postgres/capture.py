@@ -30,6 +30,7 @@ from flusso_sync.errors import (
     SourceUnavailable,
 )
 from flusso_sync.postgres import identity, publication, slot
+from flusso_sync.postgres.bind import keys_for
 from flusso_sync.postgres.catalog import Catalog, Relation, read_catalog
 from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
 from flusso_sync.postgres.pgoutput import Begin, Change, Commit, Decoder, Wanted
@@ -218,7 +219,7 @@ class PostgresCapture(Capture):
             if plan.name not in self._left_out:
                 # One whose keys are gone is about to be found drifted.
                 with contextlib.suppress(ConfigError):
-                    bound.append(with_keys(plan, catalog.primary_keys))
+                    bound.append(with_keys(plan, keys_for(plan, catalog)))
         told = publication.told(connection, self._settings.publication)
         uses = dict(table_uses(bound, catalog.primary_keys, catalog.sources))
         for table in catalog.tables.keys() - uses.keys():
