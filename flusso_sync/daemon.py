@@ -291,7 +291,8 @@ class RunningDaemon:
         return self._status.phase is Phase.LIVE
 
     def synced(self, lsn: int, timeout: float) -> bool:
-        """Block until everything committed up to ``lsn`` is durable in every sink, in the generations that are read.
+        """Block until everything committed up to ``lsn`` is found by search in every sink, in the generations that are
+        read.  ``pg_current_wal_flush_lsn()`` right after a commit is a position that covers it.
 
         False after ``timeout`` seconds, or when the run ended before.  A first build is waited for, and so is what a
         TRUNCATE rebuilds; a ``reindex`` is not, since the generation it replaces stays right meanwhile.
@@ -308,6 +309,16 @@ class RunningDaemon:
                 return False
             # A pipeline that ended answers at once.
             self._ended.wait(0.02)
+
+    def position(self) -> int:
+        """The end of what is committed and flushed at the source now, for :meth:`synced`; asks the source.
+
+        Raises ``RuntimeError`` while the daemon is not running, ``SourceError`` when the source cannot be asked.
+        """
+        pipeline = self._pipeline
+        if pipeline is None or self._ended.is_set():
+            raise RuntimeError("the daemon is not running")
+        return pipeline.position()
 
     def reindex(self, name: str) -> str:
         """Build a new generation of an index while readers keep the old one; joins a build that is under way.

@@ -329,6 +329,7 @@ class Pipeline:
             status=self._status,
             stop=self._halt,
             caught_up=self._queue.empty,
+            confirmed=lambda: self._ledger.confirmed,
         )
 
     def _make_engine(self) -> None:
@@ -805,9 +806,14 @@ class Pipeline:
             raise RuntimeError("the daemon is not connected yet")
         return self._seeding
 
+    def position(self) -> int:
+        """The end of what is committed at the source now."""
+        return self._capture.position()
+
     def synced(self, position: int, timeout: float) -> bool:
-        """True once everything up to ``position`` is durable in every sink, where it is read."""
+        """True once everything up to ``position`` is found by search in every sink, where it is read."""
         deadline = time.monotonic() + timeout
+        position = self._capture.commit_position(position)
         if self._ledger.wait_beyond(position - 1, timeout) < position or not self._opened.is_set():
             return False
         if not self._status.wait_for(self._complete, max(0.0, deadline - time.monotonic())):
@@ -816,7 +822,10 @@ class Pipeline:
         while spreader is not None and spreader.open_up_to(position):
             if self._halt.is_set() or not spreader.wait(max(0.0, deadline - time.monotonic())):
                 return False
-        return True
+        if self._halt.is_set():
+            # What was asked for after the end is as searchable as it will be.
+            return True
+        return all(writer.wait_searchable(position, max(0.0, deadline - time.monotonic())) for writer in self._writers)
 
     def _complete(self) -> bool:
         """Whether no index is being built whose readers lack something; one that drifted is not waited for."""

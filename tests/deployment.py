@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import sys
 import urllib.request
 from pathlib import Path
@@ -139,6 +140,15 @@ class Deployment:
             if differences:
                 found[name] = differences
         return found
+
+    def found(self, index: str, words: str) -> int:
+        """How many documents of ``index`` a search finds."""
+        body = json.dumps({"query": {"simple_query_string": {"query": words, "lenient": True}}}).encode()
+        request = urllib.request.Request(
+            f"{self.opensearch}/{self.prefix}{index}/_count", body, {"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return int(json.load(answer)["count"])
 
     def assert_right(self, *indexes: str) -> None:
         found = self.differences(*indexes)

@@ -253,3 +253,28 @@ def test_a_schema_change_builds_beside_the_old_index_which_readers_keep(deploy: 
     found = read_opensearch(deployment.opensearch, alias)
     assert all(document["added"] == 7 for document in found.values())
     assert set(seen) <= {len(found)}
+
+
+def test_a_commit_is_found_by_search_once_synced_says_so(deploy: MakeDeployment) -> None:
+    # A refresh interval that no test outlives: only our own refresh makes anything searchable.
+    deployment = deploy(SHOP, 1)
+    deployment.config["sinks"]["search"]["refresh_interval"] = "-1"
+    daemon = deployment.start()
+    deployment.settle()
+    marked = 0
+    with Writer(deployment.database.url, 5, SHOP, pause_seconds=0.005) as writer:
+        for number in range(20):
+            with deployment.database.connect() as connection:
+                connection.execute(f"UPDATE users SET name = 'marked{number}' WHERE id = (SELECT min(id) FROM users)")
+                (row,) = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchall()
+            code, answer = daemon.get(f"/synced?lsn={row[0]}&timeout=30", timeout=40)
+            assert code == 200, answer
+            found = deployment.found("users", f"marked{number}")
+            # Unless a writer came in between.
+            rows = deployment.database.execute("SELECT 1 FROM users WHERE name = %s", [f"marked{number}"])
+            assert found == 1 or not rows
+            marked += found
+        writer.stop()
+    assert marked >= 10
+    assert daemon.get("/synced?lsn=now&timeout=30", timeout=40)[0] == 200
+    assert daemon.get("/synced?lsn=FFFFFFFF/0&timeout=0.2")[0] == 504

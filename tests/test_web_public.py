@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import Optional
 
 import pytest
@@ -10,6 +12,8 @@ from flask.testing import FlaskClient
 
 from flusso_sync.status import IndexState, Phase, Status
 from flusso_sync.web.public import public_app
+from flusso_sync.web.server import THREADS
+from flusso_sync.web.synced import WAITERS, Synced
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -89,3 +93,85 @@ def test_an_error_of_ours_is_an_empty_500(status: Status, caplog: pytest.LogCapt
 
 def test_answers_are_not_to_be_stored(client: FlaskClient) -> None:
     assert client.get("/readyz").headers["Cache-Control"] == "no-store"
+
+
+# -- read your writes -----------------------------------------------------------------------------------------
+
+
+class Fake:
+    """A daemon whose synced position a test sets."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.end = 7
+        self.waiting = threading.Event()
+
+    def synced(self, lsn: int, timeout: float) -> bool:
+        self.waiting.set()
+        deadline = time.monotonic() + timeout
+        while self.done < lsn and time.monotonic() < deadline:
+            time.sleep(0.005)
+        return self.done >= lsn
+
+    def position(self) -> int:
+        return self.end
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+def waiter(status: Status, fake: Fake) -> FlaskClient:
+    view = Synced(status)
+    view.attach(fake.synced, fake.position)
+    status.set_phase(Phase.LIVE)
+    return public_app(status, synced=view).test_client()
+
+
+def test_synced_waits_for_a_position_and_says_where_it_stands(waiter: FlaskClient, fake: Fake, status: Status) -> None:
+    status.set_confirmed(5)
+    answer = waiter.get("/synced?lsn=0/6&timeout=0.1")
+    assert (answer.status_code, answer.get_json()["confirmed_lsn"]) == (504, "0/5")
+    fake.done = 6
+    answer = waiter.get("/synced?lsn=0/6&timeout=5")
+    assert answer.get_json() == {"synced": True, "reason": "ok", "lsn": "0/6", "confirmed_lsn": "0/5"}
+    assert waiter.get("/synced?lsn=now&timeout=0").get_json()["lsn"] == "0/7"
+    assert waiter.get("/synced?lsn=1/0&timeout=0").get_json()["lsn"] == "1/0"
+
+
+def test_synced_tells_trouble_instead_of_waiting_it_out(waiter: FlaskClient, status: Status) -> None:
+    status.trouble("sink", "the sink is away", blocking=True)
+    started = time.monotonic()
+    answer = waiter.get("/synced?lsn=0/6&timeout=30")
+    assert (answer.status_code, answer.get_json()["reason"]) == (503, "the sink is away")
+    assert time.monotonic() - started < 10
+
+
+def test_synced_waiters_never_take_every_thread(waiter: FlaskClient, fake: Fake) -> None:
+    threads = [threading.Thread(target=waiter.get, args=("/synced?lsn=0/6&timeout=20",)) for _ in range(WAITERS)]
+    for thread in threads:
+        fake.waiting.clear()
+        thread.start()
+        assert fake.waiting.wait(10)
+    answer = waiter.get("/synced?lsn=0/6")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+    assert waiter.get("/healthz").status_code == 200
+    fake.done = 6
+    for thread in threads:
+        thread.join(10)
+    assert waiter.get("/synced?lsn=0/6").status_code == 200
+    assert WAITERS < THREADS
+
+
+@pytest.mark.parametrize(
+    "query", ["", "lsn=x", "lsn=0/G", "lsn=0/1&timeout=x", "lsn=0/1&timeout=-1", "lsn=1/2/3", "lsn=0/1&timeout=1e9"]
+)
+def test_synced_refuses_what_it_does_not_understand(waiter: FlaskClient, query: str) -> None:
+    answer = waiter.get(f"/synced?{query}")
+    assert answer.status_code == 400 and answer.get_json()["reason"]
+
+
+def test_synced_before_there_is_a_daemon_is_unavailable(status: Status) -> None:
+    assert public_app(status, synced=Synced(status)).test_client().get("/synced?lsn=0/1").status_code == 503

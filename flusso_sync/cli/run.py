@@ -298,6 +298,7 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int
     from flusso_sync.telemetry import Telemetry
     from flusso_sync.web.public import public_app
     from flusso_sync.web.server import Surface
+    from flusso_sync.web.synced import Synced
 
     deaths: List[BaseException] = []
 
@@ -308,16 +309,20 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int
     status = Status()
     telemetry = Telemetry(status)
     progress = _progress(config, status, started)
+    synced = Synced(status)
     surfaces: List[Surface] = []
     try:
         public = config.server.public_address
         surfaces.append(
-            Surface("public", public_app(status, telemetry.scrape), public.host, public.port, failed=surface_died)
+            Surface(
+                "public", public_app(status, telemetry.scrape, synced), public.host, public.port, failed=surface_died
+            )
         )
         surfaces[0].bind()
         daemon = Daemon(config, options=options.daemon_options(), observers=[telemetry.observer()], status=status)
         try:
             running = daemon.start()
+            synced.attach(running.synced, running.position)
             private = _private_surface(config, status, running, surface_died)
             if private is not None:
                 surfaces.append(private)

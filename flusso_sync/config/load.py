@@ -383,7 +383,6 @@ class _Loader:
 NOT_YET = (
     ("source", "max_retained_wal_bytes"),
     ("source", "on_retained_wal"),
-    ("engine", "fan_out_documents"),
 )
 
 _BOUNDS = {

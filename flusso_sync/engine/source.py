@@ -182,6 +182,14 @@ class Capture(Protocol):
         """Bytes between the source's write position and the confirmed one; None when unknown."""
         return None
 
+    def position(self) -> int:
+        """The end of what was committed so far, as ``synced`` takes it; asks the source, from any thread."""
+        return 0
+
+    def commit_position(self, position: int) -> int:
+        """The position of the last commit that ``position`` can mean; the same, unless the source counts otherwise."""
+        return position
+
     def behind(self) -> Optional[int]:
         """Bytes between what the stream last told of the write position and the confirmed one; asks nobody."""
         return None

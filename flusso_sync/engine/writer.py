@@ -30,6 +30,9 @@ WAITING, SENT, GONE = 0, 1, 2
 #: A live write this recent keeps one of the sink's requests free of builds (settled.md section 5).
 LIVE_RECENTLY_SECONDS = 1.0
 
+#: A refresh that failed is tried again after this.
+REFRESH_AGAIN_SECONDS = 1.0
+
 #: Beyond this many waiting bytes the engine builds no further documents for a sink.
 ROOM_BYTES = 32 * 1024 * 1024
 
@@ -64,6 +67,7 @@ class SinkWriter:
         status: Status,
         stop: threading.Event,
         caught_up: Callable[[], bool],
+        confirmed: Callable[[], int] = lambda: 0,
         room_bytes: int = ROOM_BYTES,
     ) -> None:
         self.sink = sink
@@ -72,6 +76,7 @@ class SinkWriter:
         self._status = status
         self._stop = stop
         self._caught_up = caught_up
+        self._confirmed = confirmed
         self._room_bytes = room_bytes
         self._changed = threading.Condition()
         self._live: Deque[Write] = deque()
@@ -88,6 +93,14 @@ class SinkWriter:
         #: Documents that a request which arrives late would set back if the sink forgot their versions, and when they
         #: were deleted, or sent by a request whose fate nobody knows; oldest first.
         self._at_risk: Dict[Lane, float] = {}
+        #: Everything confirmed up to here was searchable after the last refresh.
+        self._searchable = -1
+        #: What was confirmed when the refresh under way began.
+        self._refreshing_to = -1
+        #: Somebody waits for a refresh, so it is due although more writes are on their way.
+        self._refresh_wanted = False
+        #: After a refresh that failed, the next one comes no sooner than this.
+        self._refresh_at = float("-inf")
         # What failed may since have been handed to a write of another request, so the outage is the sink's.
         self._outage = Outage(status, f"sink {sink.name}")
         self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
@@ -142,7 +155,22 @@ class SinkWriter:
         """Patient writes to the readable generation of ``index`` are durable: have them found by search, too."""
         with self._changed:
             self._dirty.add(index)
+            # They may belong to a position that was searchable but for them.
+            self._searchable = self._refreshing_to = -1
             self._changed.notify_all()
+
+    def wait_searchable(self, position: int, timeout: float) -> bool:
+        """True once what was confirmed up to ``position`` is found by search; False after ``timeout`` seconds."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while self._searchable < position and (self._dirty or self._refreshing):
+                self._refresh_wanted = True
+                self._changed.notify_all()
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or self._stop.is_set():
+                    return False
+                self._changed.wait(min(remaining, 0.5))
+            return True
 
     def wait_clear(self, index: str, timeout: float) -> bool:
         """True once no write of ``index`` waits or is on its way; False after ``timeout`` seconds."""
@@ -195,9 +223,6 @@ class SinkWriter:
             writes, patient = taken
             try:
                 self._send(writes)
-                if not patient:
-                    with self._changed:
-                        self._dirty.update(write.index for write in writes)
             finally:
                 with self._changed:
                     if patient:
@@ -227,14 +252,21 @@ class SinkWriter:
             self._live_bytes -= weight
 
     def _refresh(self, indexes: Set[str]) -> None:
-        """Make what was written searchable now, because nothing more is on its way."""
+        """Make what was written searchable now, because nothing more is on its way or somebody waits for it."""
+        done = False
         try:
             self.sink.refresh(sorted(indexes))
+            done = True
         except SinkUnavailable as error:
-            # The writes are durable; the sink's own interval refreshes them if we cannot.
+            # The writes are durable; the sink's own interval may refresh them before we can.
             log.debug("sink %s was not refreshed: %s", self.sink.name, error)
         finally:
             with self._changed:
+                if done:
+                    self._searchable = max(self._searchable, self._refreshing_to)
+                else:
+                    self._dirty.update(indexes)
+                    self._refresh_at = time.monotonic() + REFRESH_AGAIN_SECONDS
                 self._refreshing = False
                 self._changed.notify_all()
 
@@ -242,13 +274,15 @@ class SinkWriter:
         """The writes of the next request, their lanes taken, or the indexes to refresh; None at stop."""
         with self._changed:
             while not self._stop.is_set():
-                writes = self._collect(self._live)
+                writes = [] if self._refresh_wanted and self._refresh_due() else self._collect(self._live)
                 if writes:
                     return writes, False
-                if self._dirty and not self._refreshing and self._caught_up():
+                if self._refresh_due():
                     # One refresh at a time: meanwhile the other requests write on.
                     indexes, self._dirty = self._dirty, set()
-                    self._refreshing = True
+                    self._refreshing, self._refresh_wanted = True, False
+                    # Under the lock: whatever is confirmed by now was marked dirty before.
+                    self._refreshing_to = self._confirmed()
                     return indexes
                 if self._patient and self._patient_in_flight < self._patient_limit():
                     writes = self._collect(self._patient)
@@ -257,6 +291,11 @@ class SinkWriter:
                         return writes, True
                 self._changed.wait(0.5)
             return None
+
+    def _refresh_due(self) -> bool:
+        if not self._dirty or self._refreshing or time.monotonic() < self._refresh_at:
+            return False
+        return self._refresh_wanted or self._caught_up()
 
     def _patient_limit(self) -> int:
         if time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS:
@@ -380,6 +419,11 @@ class SinkWriter:
         deleted = [write for write in writes if write.body is None and not write.build]
         if deleted:
             self._remember_risks(deleted)
+        live = {write.index for write in writes if not write.patient}
+        if live:
+            # Before anybody hears that they are durable, or a wait for the search would not wait for these.
+            with self._changed:
+                self._dirty.update(live)
         if self._parked:
             freed: Dict[str, List[str]] = {}
             with self._changed:

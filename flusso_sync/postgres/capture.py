@@ -587,6 +587,23 @@ class PostgresCapture(Capture):
                 self._lag_connection = None
             raise
 
+    def position(self) -> int:
+        """What is flushed to disk: beyond that, not even a commit that was answered may have got."""
+        connection = connect(self._access)
+        try:
+            return parse_lsn(
+                rows(
+                    connection,
+                    "select (case when pg_is_in_recovery() then pg_last_wal_replay_lsn()"
+                    " else pg_current_wal_flush_lsn() end)::text",
+                )[0][0]
+            )
+        finally:
+            connection.close()
+
+    def commit_position(self, position: int) -> int:
+        return slot.page_start(position)
+
     def behind(self) -> Optional[int]:
         return max(0, max(self._heard, self._received) - self._confirmed)
 

@@ -40,6 +40,27 @@ select who, extract(epoch from now() - since)::int8, name
 """
 
 
+#: WAL page of every build that is not made with another ``--with-wal-blocksize``, its header, and that of the first
+#: page of a segment; segments are a multiple of a megabyte.
+WAL_PAGE_BYTES = 8192
+PAGE_HEADER_BYTES = 24
+SEGMENT_HEADER_BYTES = 40
+SMALLEST_SEGMENT_BYTES = 1024 * 1024
+
+
+def page_start(position: int) -> int:
+    """A position just behind a page's header as the start of that page.
+
+    ``pg_current_wal_insert_lsn()`` and its like count the header of a page as soon as it is begun, the stream only when
+    something is on it: with nothing more to come, nobody would ever confirm the header (design section 4).
+    """
+    if position % WAL_PAGE_BYTES == PAGE_HEADER_BYTES:
+        return position - PAGE_HEADER_BYTES
+    if position % SMALLEST_SEGMENT_BYTES == SEGMENT_HEADER_BYTES:
+        return position - SEGMENT_HEADER_BYTES
+    return position
+
+
 class SlotState(NamedTuple):
     """A slot as ``pg_replication_slots`` shows it; positions as integers, sizes in bytes."""
 

@@ -1,4 +1,4 @@
-"""The public surface: health, readiness, status, metrics.  No auth, no row data, nothing that changes anything."""
+"""The public surface: health, readiness, status, metrics, synced.  No auth, no row data, and it changes nothing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,15 @@ from flusso_sync.status import Status
 TEXT = "text/plain; charset=utf-8"
 
 
-def public_app(status: Status, metrics: Optional[Callable[[], Optional[bytes]]] = None) -> Flask:
+def public_app(
+    status: Status,
+    metrics: Optional[Callable[[], Optional[bytes]]] = None,
+    synced: Optional[Callable[[], Response]] = None,
+) -> Flask:
     """The WSGI application of the public surface.
 
-    ``metrics`` returns the Prometheus text, or None when it cannot be made now (answered with 503).
+    ``metrics`` returns the Prometheus text, or None when it cannot be made now (answered with 503).  ``synced`` is the
+    view of ``/synced``; without one there is no such route.
     """
     app = Flask("flusso_sync.web.public", static_folder=None)
     # An OPTIONS answered by Flask would be the one route nobody wrote.
@@ -40,13 +45,11 @@ def public_app(status: Status, metrics: Optional[Callable[[], Optional[bytes]]] 
             return Response("", 503, content_type=TEXT)
         return Response(text, content_type=TEXT)
 
-    for path, view in (
-        ("/healthz", healthz),
-        ("/readyz", readyz),
-        ("/status", show_status),
-        ("/metrics", show_metrics),
-    ):
-        app.add_url_rule(path, view_func=view, methods=["GET"], provide_automatic_options=False)
+    routes = {"/healthz": healthz, "/readyz": readyz, "/status": show_status, "/metrics": show_metrics}
+    if synced is not None:
+        routes["/synced"] = synced
+    for path, view in routes.items():
+        app.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
 
     @app.after_request
     def forbid_storing(response: Response) -> Response:
