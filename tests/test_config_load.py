@@ -462,7 +462,7 @@ def test_a_key_that_nothing_acts_on_yet_is_a_warning_and_etc_says_so(tmp_path: P
         said = [warning for warning in config.warnings if warning.endswith(sentence)]
         assert len(said) == 1, config.warnings
     paragraphs = ETC.read_text().count("NOT YET") - 1
-    assert paragraphs == 2, "two keys of WAL, fan-out"
+    assert paragraphs == 1, "two keys of WAL"
 
 
 ETC_LINES = ETC.read_text().splitlines()

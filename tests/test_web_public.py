@@ -125,7 +125,7 @@ def fake() -> Fake:
 @pytest.fixture
 def waiter(status: Status, fake: Fake) -> FlaskClient:
     view = Synced(status)
-    view.attach(fake.synced, fake.position)
+    view.attach(fake)
     status.set_phase(Phase.LIVE)
     return public_app(status, synced=view).test_client()
 

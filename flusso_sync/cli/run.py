@@ -322,7 +322,7 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int
         daemon = Daemon(config, options=options.daemon_options(), observers=[telemetry.observer()], status=status)
         try:
             running = daemon.start()
-            synced.attach(running.synced, running.position)
+            synced.attach(running)
             private = _private_surface(config, status, running, surface_died)
             if private is not None:
                 surfaces.append(private)

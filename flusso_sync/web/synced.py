@@ -6,7 +6,7 @@ import json
 import re
 import threading
 import time
-from typing import Callable, Optional
+from typing import Optional, Protocol
 
 from flask import Response, request
 
@@ -26,18 +26,25 @@ _STEP_SECONDS = 0.25
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})\Z")
 
 
+class Syncing(Protocol):
+    """What is asked of a ``RunningDaemon``."""
+
+    def synced(self, lsn: int, timeout: float) -> bool: ...
+
+    def position(self) -> int: ...
+
+
 class Synced:
     """The view behind ``/synced``; ``attach`` gives it the daemon to ask, as soon as there is one."""
 
     def __init__(self, status: Status) -> None:
         self._status = status
         self._room = threading.BoundedSemaphore(WAITERS)
-        self._synced: Optional[Callable[[int, float], bool]] = None
-        self._position: Optional[Callable[[], int]] = None
+        self._daemon: Optional[Syncing] = None
 
-    def attach(self, synced: Callable[[int, float], bool], position: Callable[[], int]) -> None:
-        """``synced`` and ``position`` are those of a ``RunningDaemon``."""
-        self._synced, self._position = synced, position
+    def attach(self, daemon: Syncing) -> None:
+        """From now on ``daemon`` is asked."""
+        self._daemon = daemon
 
     def __call__(self) -> Response:
         given = request.args.get("lsn", "")
@@ -60,19 +67,19 @@ class Synced:
             self._room.release()
 
     def _wait(self, position: Optional[int], timeout: float) -> Response:
-        synced, ask = self._synced, self._position
-        if synced is None or ask is None:
+        daemon = self._daemon
+        if daemon is None:
             return _answer(503, "starting")
         deadline = time.monotonic() + timeout
         try:
             if position is None:
-                position = ask()
+                position = daemon.position()
         except (SourceError, RuntimeError) as error:
             return _answer(503, getattr(error, "message", str(error)))
         blocked_since: Optional[float] = None
         while True:
             remaining = max(0.0, deadline - time.monotonic())
-            if synced(position, min(remaining, _STEP_SECONDS)):
+            if daemon.synced(position, min(remaining, _STEP_SECONDS)):
                 return self._told(200, position, "ok")
             ready, reason = self._status.ready()
             now = time.monotonic()
