@@ -342,6 +342,14 @@ class RunningDaemon:
         """
         return self._ask(name, lambda pipeline: pipeline.retry(name, ids))
 
+    def repair(self, name: str, ids: Sequence[str]) -> str:
+        """Write the documents ``ids`` of an index as their rows say, whatever the sinks hold; those without a row are
+        deleted.
+
+        As :meth:`reindex`; waits some seconds for the outcome.
+        """
+        return self._ask(name, lambda pipeline: pipeline.repair(name, ids))
+
     @property
     def sinks(self) -> Mapping[str, Sink]:
         """The sinks of the pipeline that runs now, for reading; empty while there is none."""

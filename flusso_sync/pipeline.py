@@ -663,6 +663,8 @@ class Pipeline:
             return self.rollback(index)
         if request.command == "retry":
             return self.retry(index, request.ids)
+        if request.command == "repair":
+            return self.repair(index, request.ids)
         raise SinkRefused(f"the running daemon does not know the request {request.command}")
 
     def _look(self, trouble: str, look: Callable[[], Mapping[str, str]]) -> None:
@@ -800,6 +802,28 @@ class Pipeline:
             raise SinkRefused(
                 f"index {index} has drifted and stands still: {error.message}", hint=error.hint, index=index
             )
+
+    def repair(self, index: str, ids: Sequence[str]) -> str:
+        """Write the documents ``ids`` of ``index`` as their rows say, whatever the sinks hold; waits some seconds.
+
+        An id without a row is deleted.  Returns a sentence.  Raises ``RuntimeError`` before there is a connection.
+        """
+        self._connected()
+        engine = self._engine
+        if engine is None:
+            raise AssertionError("connected without an engine")
+        self._refuse_drifted(index)
+        wanted = list(dict.fromkeys(ids))
+        keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._halt, self._status, "source documents")
+        # What was written by hand has the version of our last write and a little more.
+        wait_out(self._documents.advance, self._halt, self._status, "source documents")
+        ghosts = [id for id in wanted if id not in keys]
+        mend = engine.mend(index, [keys[id] for id in wanted if id in keys], ghosts)
+        done = mend.done.wait(RETRY_SECONDS)
+        sentence = f"{len(wanted)} documents of index {index} are read and written again"
+        if ghosts:
+            sentence += f", of which {len(ghosts)} have an id that no key gives and are deleted"
+        return sentence if done else sentence + "; they are still on their way"
 
     def _connected(self) -> Seeding:
         if self._seeding is None or not self._opened.is_set():

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any, Callable, Dict, Iterator
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import OwnerConflict, SinkRefused, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan, ScalarField, Table
-from flusso_sync.sinks.base import Answer, FailureKind, Rejected, Request, Sink, Write
+from flusso_sync.sinks.base import Answer, FailureKind, Found, Rejected, Request, Sink, Write
 
 #: Another call makes another sink over the same documents, as a restart does.
 MakeSink = Callable[[], Sink]
@@ -25,6 +26,12 @@ def plan(name: str = "users", canonical: str = "1") -> IndexPlan:
     """An index of ids and names; another ``canonical`` is another schema."""
     fields = (ScalarField("id", "long", "id"), ScalarField("name", "keyword", "name"))
     return IndexPlan(name, Table("public", name), fields, primary_key=("id",), canonical=canonical)
+
+
+def digits() -> IndexPlan:
+    """An index whose names are numbers."""
+    fields = (ScalarField("id", "long", "id"), ScalarField("name", "decimal", "name"))
+    return IndexPlan("digits", Table("public", "digits"), fields, primary_key=("id",), canonical="1")
 
 
 def body(id: str, name: str = "ada") -> bytes:
@@ -514,6 +521,42 @@ class StatefulSinkContract(SinkContract):
         assert (again.id, again.reason, again.lsn, again.tries, again.delete) == ("a", "still odd", 8, 2, True)
         assert again.first == first.first and again.last >= first.last and (first.tries, first.lsn) == (1, 7)
         assert len(list(reader.parked())) == 2
+
+    def test_many_documents_are_read_at_once_with_the_versions_of_their_writes(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        big = b'{"id":9007199254740993,"name":"x"}'
+        ids = [str(n) for n in range(2500)]
+        for start in range(0, 2500, 500):
+            sink.write([put(id, version=7) for id in ids[start : start + 500]])
+        sink.write([Write("users", "a:b/ ?#%\u00e4", big, 9), gone("0", version=8)])
+        other = make_sink()
+        # Nothing was refreshed.
+        found = other.get_many("users", [*ids, "a:b/ ?#%\u00e4", "nobody's", "", "z" * 600])
+        assert set(found) == {*ids[1:], "a:b/ ?#%\u00e4"}
+        assert found["7"] == Found({"id": 7, "name": "ada"}, 7)
+        assert found["a:b/ ?#%\u00e4"] == Found({"id": 9007199254740993, "name": "x"}, 9)
+        assert other.get_many("users", []) == {}
+
+    def test_documents_are_read_with_every_digit(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink, digits())
+        bytes_ = b'{"id":1,"name":123456789012345678901234567890.12345678901234567890}'
+        sink.write([Write("digits", "1", bytes_, 1)])
+        expected = {"id": 1, "name": Decimal("123456789012345678901234567890.12345678901234567890")}
+        assert sink.get_many("digits", ["1"])["1"].document == expected
+        sink.refresh(["digits"])
+        assert dict(sink.scan("digits")) == {"1": expected}
+
+    def test_all_ids_come_in_pages(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink)
+        sink.write([put(str(n)) for n in range(250)])
+        pages = list(make_sink().scan_ids("users", 100))
+        assert [len(page) for page in pages] == [100, 100, 50]
+        assert {id for page in pages for id in page} == {str(n) for n in range(250)}
+
+    def test_readers_of_an_index_that_is_not_there_are_told_so(self, make_sink: MakeSink) -> None:
+        sink = self.started(make_sink, complete=False)
+        with pytest.raises(SinkRefused, match="readers find no index"):
+            sink.get_many("users", ["1"])
 
     def test_documents_are_read_without_a_lease(self, make_sink: MakeSink) -> None:
         sink = self.started(make_sink)

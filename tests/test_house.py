@@ -46,9 +46,10 @@ ALLOWED: Dict[str, FrozenSet[str]] = {
     "daemon": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "pipeline"},
     # The daemon's threads of one run, made and ended together.
     "pipeline": PURE | MACHINERY | PROTOCOLS | {"engine", "backends"},
+    "verify": PURE | MACHINERY | PROTOCOLS,
     # The private surface lists what sinks report.
     "web": PURE | MACHINERY | PROTOCOLS,
-    "cli": PURE | MACHINERY | PROTOCOLS | {"web", "backends", "daemon", "logs", "telemetry", "__init__"},
+    "cli": PURE | MACHINERY | PROTOCOLS | {"web", "backends", "daemon", "verify", "logs", "telemetry", "__init__"},
     # The embedding API: a table of contents.
     "__init__": PURE | MACHINERY | PROTOCOLS | {"backends", "daemon", "engine.policies"},
 }

@@ -14,8 +14,9 @@ from flusso_sync.config.load import Config
 from flusso_sync.engine.source import Document
 from flusso_sync.errors import SourceUnavailable
 from flusso_sync.postgres.connection import SourceAccess
-from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments
+from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments, before_page_header
 from flusso_sync.status import Status
+from tests.cases import CASES, Case
 from tests.postgres_server import Database
 from tests.waiting import wait_for
 
@@ -148,3 +149,95 @@ def test_the_end_comes_to_whoever_waits_for_a_lock(make: Callable[..., PostgresD
         documents.cancel()
         thread.join(2)
         assert not thread.is_alive() and isinstance(outcome[0], Stopped)
+
+
+def test_ids_that_are_documents_are_told_from_those_that_are_none(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    """Also under a statement timeout that all of them together would break."""
+    database.execute("INSERT INTO things SELECT generate_series(1, 100)")
+    documents = make(timeout=0.4)
+    strange = ["", "x", "007", "1:2", "9" * 30, "1\0", "-1", "101", " 1"]
+    wanted = [*map(str, range(1, 101)), *strange]
+    timeouts = 0
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            found = documents.existing("things", wanted)
+            break
+        except SourceUnavailable:
+            timeouts += 1
+            assert time.monotonic() < deadline, timeouts
+    assert found == set(map(str, range(1, 101)))
+    assert timeouts >= 1
+
+
+def test_a_row_that_cannot_be_judged_counts_as_a_document(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    documents = make()
+    database.execute("INSERT INTO things SELECT generate_series(-3, 3)")
+    database.execute(
+        "CREATE OR REPLACE FUNCTION slow(id int) RETURNS boolean LANGUAGE plpgsql STABLE AS"
+        " $$ BEGIN RETURN 1 / (id - 2) IS NOT NULL AND id > 0; END $$"
+    )
+    assert documents.existing("things", [str(n) for n in range(-5, 6)]) == {"1", "2", "3"}
+
+
+def test_a_position_lies_behind_whatever_was_seen_and_is_reached_by_what_is_flushed(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    documents = make()
+    database.execute("INSERT INTO things VALUES (1)")
+    position = documents.position()
+    assert position is not None
+    (row,) = database.execute("SELECT pg_current_wal_flush_lsn() - '0/0'")
+    wait_for(lambda: int(database.execute("SELECT pg_current_wal_flush_lsn() - '0/0'")[0][0]) >= position, 10)
+    assert position >= int(row[0]) - 40
+
+
+def test_where_a_page_of_the_wal_begins_its_header_is_no_position() -> None:
+    page = 0x16B2000
+    assert [before_page_header(page + n) - page for n in (0, 24, 40, 32, 64, 8168)] == [0, 0, 0, 32, 64, 8168]
+
+
+def test_after_an_advance_a_snapshot_is_newer_than_any_write_by_hand_could_be(
+    make: Callable[..., PostgresDocuments],
+) -> None:
+    documents = make()
+    versions = []
+    for _ in range(2):
+        with documents.snapshot((), threading.Event()) as snapshot:
+            versions.append(snapshot.version)
+        documents.advance()
+    assert versions[1] > versions[0] + 1000
+
+
+@pytest.mark.parametrize("case", CASES, ids=repr)
+def test_every_id_of_every_case_is_taken_apart_and_found_again(database: Database, case: Case) -> None:
+    """Keys of every type, composite ones, ``doc_id``, filters, soft deletes, partitions."""
+    case.load(database.url)
+    with database.connect() as connection:
+        for change in case.changes:
+            case.apply(connection, change)
+    config = Config.from_mapping(
+        {
+            "source": {"type": "postgres"},
+            "index": [{"name": name, "schema": str(path)} for name, path in case.indexes.items()],
+        }
+    )
+    documents = PostgresDocuments(SourceAccess(lambda: database.url, "here"), DocumentSettings())
+    with closing(documents):
+        documents.open(config.plans, threading.Event())
+        for index in case.indexes:
+            ids: List[str] = []
+            mark: Any = None
+            while True:
+                chunk = documents.next_chunk(index, mark, None, 1000)
+                if chunk is None:
+                    break
+                ids.extend(chunk.ids)
+                mark = chunk.upper
+            assert ids, index
+            assert documents.existing(index, [*ids, "no key: gives this"]) == set(ids), index
+            assert set(documents.keys_of(index, [*ids, "no key: gives this"])) >= set(ids), index

@@ -20,6 +20,7 @@ COMMANDS: Dict[str, str] = {
     "rollback": "flusso_sync.cli.rollback",
     "run": "flusso_sync.cli.run",
     "search": "flusso_sync.cli.search",
+    "verify": "flusso_sync.cli.verify",
 }
 
 #: Without one of these in front, ``flussod -c F`` means ``flussod run -c F``.
@@ -71,6 +72,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
             "  flussod check -c etc/flusso.yaml say what is wrong with the files, touch nothing\n"
             "  flussod indexes                  what there is of each index\n"
             "  flussod reindex users            build an index anew beside the one that is read\n"
+            "  flussod verify -c etc/flusso.yaml compare what readers find with the rows\n"
             "  flussod run --help               every flag and variable of the daemon",
             exit_code_table(),
         ]

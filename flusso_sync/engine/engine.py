@@ -90,12 +90,14 @@ class _ChunkToken:
 class Mend:
     """Documents to be read and written again although no change asks for it; a token of the writers.
 
-    ``done`` is set once each of them is durable, or parked again.
+    ``ghosts`` are ids that no key gives: their documents are deleted.  ``done`` is set once each of them is durable, or
+    parked again.
     """
 
-    def __init__(self, index: str, keys: Sequence[Any]) -> None:
+    def __init__(self, index: str, keys: Sequence[Any], ghosts: Sequence[str] = ()) -> None:
         self.index = index
         self.left: Sequence[Any] = keys
+        self.ghosts: Sequence[str] = ghosts
         self.done = threading.Event()
         self._lock = threading.Lock()
         self._remaining = 1
@@ -174,9 +176,10 @@ class Engine:
             self._finished.append(finished)
         self._queue.ring()
 
-    def mend(self, index: str, keys: Sequence[Any]) -> Mend:
-        """Have the documents of ``keys`` read and written again, between live batches; returns at once."""
-        mend = Mend(index, keys)
+    def mend(self, index: str, keys: Sequence[Any], ghosts: Sequence[str] = ()) -> Mend:
+        """Have the documents of ``keys`` read and written again, and those of the ids ``ghosts`` deleted, between live
+        batches; returns at once."""
+        mend = Mend(index, keys, ghosts)
         self._mends.append(mend)
         self._queue.ring()
         return mend
@@ -308,19 +311,23 @@ class Engine:
         if not self._mends:
             return
         mend = self._mends[0]
-        if mend.left:
+        if mend.left or mend.ghosts:
             wait_out(lambda: self._read_again(mend), self._stop, self._status, "source documents")
         if not mend.left:
             self._mends.popleft()
             mend.release()
 
     def _read_again(self, mend: Mend) -> None:
+        documents: List[Document] = []
+        left: Sequence[Any] = ()
         with self._documents.snapshot((), self._stop) as snapshot:
-            documents, left = snapshot.build(mend.index, mend.left)
+            if mend.left:
+                documents, left = snapshot.build(mend.index, mend.left)
             version = snapshot.version
         self.version = max(self.version, version)
-        self._enqueue_live(mend.index, documents, version, mend, 0)
-        mend.left = left
+        ghosts = [Document(id, None) for id in mend.ghosts]
+        self._enqueue_live(mend.index, [*documents, *ghosts], version, mend, 0)
+        mend.left, mend.ghosts = left, ()
 
     def _take_chunk(self) -> None:
         """Enqueue one finished part of a chunk, if there is one and room for it."""

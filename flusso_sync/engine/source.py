@@ -19,6 +19,7 @@ from typing import (
     Optional,
     Protocol,
     Sequence,
+    Set,
     Tuple,
 )
 
@@ -286,6 +287,26 @@ class Documents(Protocol):
     def count_spread(self, index: str, path: str, values: Sequence[Sequence[str]]) -> Optional[int]:
         """How many documents show ``values``; None when nobody knows."""
         return None
+
+    def existing(self, index: str, ids: Sequence[str]) -> Set[str]:
+        """Those of ``ids`` that are documents now; one whose row cannot be judged counts as one."""
+        left: Sequence[Any] = list(self.keys_of(index, ids).values())
+        found: Set[str] = set()
+        while left:
+            with self.snapshot((), threading.Event()) as snapshot:
+                documents, left = snapshot.build(index, left)
+            found.update(document.id for document in documents if document.body is not None or document.error)
+        return found.intersection(ids)
+
+    def position(self) -> Optional[int]:
+        """A position of the stream behind which lies whatever a snapshot saw before now; None when nobody can tell."""
+        return None
+
+    def advance(self) -> None:
+        """Give the next snapshot a higher version than any before it, where the source can do so.
+
+        Somebody who writes into a sink by hand raises the version of a document beyond that of its row.
+        """
 
     def cancel(self) -> None:
         """End whatever statement is running, from another thread: the daemon stops."""

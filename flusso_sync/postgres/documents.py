@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import time
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from flusso_sync.engine.source import (
 )
 from flusso_sync.errors import ConfigError, FlussoError, SchemaDrift, SourceError, SourceRefused, SourceUnavailable
 from flusso_sync.postgres.bind import BoundIndex, bind
-from flusso_sync.postgres.catalog import Catalog, Relation, Shape, lock_statement, read_catalog, shape_of
+from flusso_sync.postgres.catalog import Catalog, Relation, Shape, Type, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
 from flusso_sync.postgres.quoting import array_literal, identifier, table_name
 from flusso_sync.postgres.replication import parse_lsn
@@ -60,6 +61,18 @@ MOST_ID_BYTES = 512
 #: The snapshot, and on a standby how far it has replayed.
 _SNAPSHOT = """SELECT pg_catalog.pg_current_snapshot()::pg_catalog.text,
     CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()::pg_catalog.text END"""
+
+_DATES = frozenset({"date", "timestamp", "timestamptz"})
+_FAR_YEAR = re.compile(r"(-|\+|(?=0000))([0-9]{4,7})(?=-)")
+
+_POSITION = """SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+    ELSE pg_catalog.pg_current_wal_insert_lsn() END)::pg_catalog.text"""
+
+_ADVANCE = "SELECT CASE WHEN NOT pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_current_xact_id() END"
+
+#: https://doxygen.postgresql.org/xlog__internal_8h.html: pages of the WAL, and the headers of most and of the first.
+WAL_PAGE_BYTES = 8192
+WAL_HEADER_BYTES = (24, 40)
 
 #: Between two looks at whether a transaction has become visible, growing to the second.
 VISIBLE_FIRST_SECONDS = 0.0005
@@ -597,15 +610,29 @@ class PostgresDocuments(Documents):
 
     def keys_of(self, index: str, ids: Sequence[str]) -> Mapping[str, Any]:
         """Take ids apart and have Postgres make them again: only what comes back the same is a key."""
-        width = self._statements[index].width
-        parts = {id: tuple(id.split(":")) if width > 1 else (id,) for id in ids}
-        keys = {
-            id: tuple(unquote(part) for part in key) if width > 1 else key
-            for id, key in parts.items()
-            if len(key) == width
-        }
         with self.snapshot((), self._ending) as snapshot:
-            found = self._made_again(snapshot.connection, index, list(keys.items()))  # type: ignore[attr-defined]
+            return self._keys_in(snapshot.connection, index, ids)  # type: ignore[attr-defined]
+
+    def _keys_in(self, connection: "psycopg.Connection[Any]", index: str, ids: Sequence[str]) -> Dict[str, Key]:
+        bound = self._bound[index]
+        if any(bound.root.columns[name].type.base == "timetz" for name in bound.lookup):
+            # In ids it is moved to UTC, and what zone the key has is not known any more.
+            asked = array_literal([id for id in ids if "\0" not in id])
+            rows = self._guarded(connection, self._statements[index].by_id, [asked])
+            return {str(row[0], "utf-8"): tuple(str(part, "utf-8") for part in row[1:]) for row in rows}
+        return self._made_again(connection, index, self._keys_of(index, ids))
+
+    def _keys_of(self, index: str, ids: Sequence[str]) -> List[Tuple[str, Key]]:
+        """Each id with the key that it must come from, if from any.  Postgres knows no text with a NUL."""
+        bound = self._bound[index]
+        types = [bound.root.columns[name].type for name in bound.lookup]
+        width = len(types)
+        found: List[Tuple[str, Key]] = []
+        for id in ids:
+            parts = id.split(":") if width > 1 else [id]
+            if len(parts) == width and "\0" not in id:
+                texts = [unquote(part) for part in parts] if width > 1 else parts
+                found.append((id, tuple(_as_input(text, type_) for text, type_ in zip(texts, types))))
         return found
 
     def _made_again(
@@ -625,6 +652,52 @@ class PostgresDocuments(Documents):
                 **self._made_again(connection, index, keys[half:]),
             }
         return {id: key for (id, key), row in zip(keys, rows) if str(row[0], "utf-8") == id}
+
+    def existing(self, index: str, ids: Sequence[str]) -> Set[str]:
+        """As many at once as one statement may take; those that took too long are made fewer, as documents are."""
+        left = list(ids)
+        found: Set[str] = set()
+        while left:
+            asked = left[: self._most.get(index, len(left))]
+            with self.snapshot((), self._ending) as snapshot:
+                connection = snapshot.connection  # type: ignore[attr-defined]
+                try:
+                    found |= self._existing(connection, index, list(self._keys_in(connection, index, asked).items()))
+                except psycopg.errors.QueryCanceled:
+                    self._most[index] = max(1, len(asked) // 2)
+                    raise
+            left = left[len(asked) :]
+        return found
+
+    def _existing(self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Tuple[str, Key]]) -> Set[str]:
+        if not keys:
+            return set()
+        parameters = [array_literal(column) for column in zip(*(key for _, key in keys))]
+        try:
+            rows = self._guarded(connection, self._statements[index].existing, parameters)
+        except UNRENDERABLE:
+            if len(keys) == 1:
+                return {keys[0][0]}
+            half = len(keys) // 2
+            return self._existing(connection, index, keys[:half]) | self._existing(connection, index, keys[half:])
+        return {keys[row[0] - 1][0] for row in rows}
+
+    def position(self) -> Optional[int]:
+        """The end of the WAL as it is inserted: what is visible may not be flushed yet (synchronous_commit = off)."""
+        try:
+            row = self._connection().execute(_POSITION, binary=True).fetchone()
+        except psycopg.Error as error:
+            raise translate(error, "asking for the position") from error
+        if row is None or row[0] is None:
+            return None
+        return before_page_header(parse_lsn(row[0].decode()))
+
+    def advance(self) -> None:
+        """Use up a transaction id; a standby cannot."""
+        try:
+            self._connection().execute(_ADVANCE)
+        except psycopg.Error as error:
+            raise translate(error, "using up a transaction id") from error
 
     def _document(self, id: str, size: Optional[int], body: Optional[bytes]) -> Document:
         if not id:
@@ -754,6 +827,16 @@ class PostgresDocuments(Documents):
         return [document for document in documents if document.body is not None or document.error], rest
 
 
+def _as_input(text: str, type_: Type) -> str:
+    """A part of an id as Postgres reads it: years before Christ and beyond 9999 stand in ids in ISO form."""
+    year = _FAR_YEAR.match(text) if type_.base in _DATES else None
+    if year is None:
+        return text
+    rest = text[year.end() :]
+    # In ISO form there is a year 0.
+    return f"{year.group(2)}{rest}" if year.group(1) == "+" else f"{int(year.group(2)) + 1:04}{rest} BC"
+
+
 def _uses(bound: BoundIndex) -> Iterable[TableUse]:
     """The tables and columns that documents of the index are made of."""
     return table_uses([bound.plan], bound.catalog.primary_keys, bound.catalog.sources).values()
@@ -847,6 +930,13 @@ class _PostgresSnapshot(Snapshot):
 
     def build_chunk(self, chunk: Chunk) -> Tuple[List[Document], Sequence[Any]]:
         return self._documents._build_chunk(self.connection, chunk)
+
+
+def before_page_header(position: int) -> int:
+    """``position``, or where its page starts when nothing but the page's header lies in between: so much may stand in
+    the buffers while everything is flushed (design section 4)."""
+    place = position % WAL_PAGE_BYTES
+    return position - place if place in WAL_HEADER_BYTES else position
 
 
 def waits_for(

@@ -103,6 +103,10 @@ class IndexStatements:
 
     ``ids``: k arrays ``text[]`` of key texts; one row for each key in the order given: (id).
 
+    ``existing``: k arrays ``text[]`` of key texts; one row for each key whose row is a document: (ordinal from 1).
+
+    ``by_id``: an array ``text[]`` of ids; reads every root row: (id, k key texts) of those that have one of them.
+
     ``estimate``: no parameters; one row: about how many root rows there are, NULL when nobody knows.
     """
 
@@ -116,6 +120,8 @@ class IndexStatements:
     chunk_until: str
     chunk_between: str
     ids: str
+    existing: str
+    by_id: str
     estimate: str
 
 
@@ -136,6 +142,8 @@ def compile_statements(bound: BoundIndex, leaf: Optional[Relation] = None) -> In
         chunk_until=compiler.chunk(after=False, until=True),
         chunk_between=compiler.chunk(after=True, until=True),
         ids=compiler.ids(),
+        existing=compiler.existing(),
+        by_id=compiler.by_id(),
         estimate=compiler.estimate(),
     )
 
@@ -176,17 +184,9 @@ class _Compiler:
 
     def lookup(self) -> str:
         root = self._root()
-        keys = [(f"(k.key{place})::{type_.sql}", type_) for place, type_ in enumerate(self._types, 1)]
-        found = [
-            self._equal(root(name), root.columns[name], text, root.columns[name])
-            for name, (text, _) in zip(self._key, keys)
-        ]
+        keys = self._wanted()
+        found = self._found(root, keys)
         wanted_id = id_of(keys)
-        if not all(is_exact(root.columns[name]) for name in self._key):
-            # Found by a looser equality than that of ids: 'ABC' is not the document of 'abc'.
-            found.append(f'({self._id(root)} COLLATE "C" {operator("=")} {wanted_id} COLLATE "C")')
-        arrays = ", ".join(f"pg_catalog.unnest(${place}::pg_catalog.text[])" for place in range(1, len(keys) + 1))
-        names = ", ".join(f"key{place}" for place in range(1, len(keys) + 1))
         bytes_, most = self._bounds(len(keys))
         # OFFSET 0 keeps the document one value, computed once; LATERAL keeps the order of the keys.
         return f"""SELECT d.ordinal, d.id, d.size::pg_catalog.int8,
@@ -195,7 +195,7 @@ FROM (
     SELECT s.*, {_running(most)} AS total
     FROM (
         SELECT k.ordinal, {wanted_id} AS id, r.document, pg_catalog.octet_length(r.document) AS size
-        FROM ROWS FROM ({arrays}) WITH ORDINALITY AS k({names}, ordinal)
+        FROM {self._given(keys)}
         LEFT JOIN LATERAL (
             SELECT {self._document(root)} AS document
             FROM {root.source()}
@@ -207,11 +207,47 @@ FROM (
 
     def ids(self) -> str:
         """The ids of keys whose rows need not, or cannot, be read."""
-        keys = [(f"(k.key{place})::{type_.sql}", type_) for place, type_ in enumerate(self._types, 1)]
+        keys = self._wanted()
+        return f"SELECT {id_of(keys)} FROM {self._given(keys)} ORDER BY k.ordinal"
+
+    def existing(self) -> str:
+        """Of the keys given, those whose rows are documents; nothing of the documents is read."""
+        root = self._root()
+        keys = self._wanted()
+        return f"""SELECT k.ordinal
+FROM {self._given(keys)}
+CROSS JOIN LATERAL (
+    SELECT FROM {root.source()}
+    WHERE {_all([*self._found(root, keys), *self._shown(root)])}
+    OFFSET 0
+) AS r"""
+
+    def by_id(self) -> str:
+        root = self._root()
+        keys = ", ".join(f"{root(name)}::pg_catalog.text" for name in self._key)
+        any_of = f"{operator('=')} ANY ($1::pg_catalog.text[])"
+        return f'SELECT {self._id(root)}, {keys} FROM {root.source()} WHERE ({self._id(root)}) COLLATE "C" {any_of}'
+
+    def _wanted(self) -> List[Tuple[str, Type]]:
+        """The parts of a key that is given, as expressions with their types."""
+        return [(f"(k.key{place})::{type_.sql}", type_) for place, type_ in enumerate(self._types, 1)]
+
+    def _given(self, keys: Sequence[Tuple[str, Type]]) -> str:
+        """The keys given as parameters, one array for each part."""
         arrays = ", ".join(f"pg_catalog.unnest(${place}::pg_catalog.text[])" for place in range(1, len(keys) + 1))
         names = ", ".join(f"key{place}" for place in range(1, len(keys) + 1))
-        source = f"ROWS FROM ({arrays}) WITH ORDINALITY AS k({names}, ordinal)"
-        return f"SELECT {id_of(keys)} FROM {source} ORDER BY k.ordinal"
+        return f"ROWS FROM ({arrays}) WITH ORDINALITY AS k({names}, ordinal)"
+
+    def _found(self, root: _Scope, keys: Sequence[Tuple[str, Type]]) -> List[str]:
+        """The conditions under which ``root`` is the row of a key that is given."""
+        found = [
+            self._equal(root(name), root.columns[name], text, root.columns[name])
+            for name, (text, _) in zip(self._key, keys)
+        ]
+        if not all(is_exact(root.columns[name]) for name in self._key):
+            # Found by a looser equality than that of ids: 'ABC' is not the document of 'abc'.
+            found.append(f'({self._id(root)} COLLATE "C" {operator("=")} {id_of(keys)} COLLATE "C")')
+        return found
 
     def range(self, *, after: bool) -> str:
         root = self._root()

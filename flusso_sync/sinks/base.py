@@ -7,9 +7,11 @@ halving and the judgement of policies are the writer's (``engine/writer.py``), t
 from __future__ import annotations
 
 import enum
+import json
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
+from decimal import Decimal
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import DocumentRejected, SinkRefused
@@ -188,7 +190,8 @@ class RolledBack(NamedTuple):
 class Request:
     """What somebody asks of the running daemon.
 
-    ``command`` is ``reindex``, ``rollback`` or ``retry`` (of parked documents, all of the index or ``ids`` alone).
+    ``command`` is ``reindex``, ``rollback``, ``retry`` (of parked documents, all of the index or ``ids`` alone) or
+    ``repair`` (of ``ids``, whatever the sink holds under them).
     """
 
     id: str
@@ -204,6 +207,23 @@ class Answer:
 
     accepted: bool
     text: str
+
+
+class Found(NamedTuple):
+    """A document that readers find, parsed by :func:`exact`; ``version`` is that of its write, 0 where none is kept."""
+
+    document: Any
+    version: int = 0
+
+
+def exact(data: Union[str, bytes]) -> Any:
+    """JSON with every digit of every number kept."""
+    return json.loads(data, parse_float=Decimal, parse_int=_whole)
+
+
+def _whole(digits: str) -> Union[int, Decimal]:
+    # Python refuses to read an int of more than 4300 digits; a numeric may have 131,072.
+    return int(digits) if len(digits) <= 4000 else Decimal(digits)
 
 
 @dataclass
@@ -379,6 +399,28 @@ class Sink(Protocol):
     def scan(self, index: str) -> Iterator[Tuple[str, Any]]:
         """Every document that readers find, as of now: (id, parsed document, numbers with all their digits)."""
         raise SinkRefused(f"sink {self.name} cannot be read")
+
+    def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
+        """The documents that readers find under ``ids``, whatever is written already, refreshed or not.
+
+        Raises ``SinkRefused`` where readers find no index at all.
+        """
+        bodies = {id: self.get(index, id) for id in ids}
+        return {id: Found(exact(body)) for id, body in bodies.items() if body is not None}
+
+    def scan_ids(self, index: str, size: int = 1000) -> Iterator[List[str]]:
+        """The ids of every document that readers find, as of now, ``size`` at a time and in no order.
+
+        Raises ``SinkUnavailable`` when it cannot go on: the next scan begins anew.
+        """
+        page: List[str] = []
+        for id, _ in self.scan(index):
+            page.append(id)
+            if len(page) == size:
+                yield page
+                page = []
+        if page:
+            yield page
 
     def report(self) -> SinkReport: ...
 

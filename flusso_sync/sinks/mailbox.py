@@ -58,6 +58,8 @@ class Mailbox:
             for letter in letters:
                 if letter["id"] == id:
                     letter["answer"] = {"accepted": answer.accepted, "text": answer.text}
+                    # There may be many, and nobody asks for them again.
+                    letter["ids"] = []
 
         self._change(write)
 

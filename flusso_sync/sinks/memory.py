@@ -11,7 +11,6 @@ import json
 import threading
 from collections import Counter
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 from flusso_sync.engine.source import Record, SourceIdentity
@@ -28,6 +27,7 @@ from flusso_sync.sinks.base import (
     Answer,
     Failure,
     FailureKind,
+    Found,
     GenerationReport,
     IndexReport,
     Parked,
@@ -37,6 +37,7 @@ from flusso_sync.sinks.base import (
     Sink,
     SinkReport,
     Write,
+    exact,
     park,
     quarantine_full,
 )
@@ -191,7 +192,17 @@ class MemorySink(Sink):
         return [(id, document) for _, id, document in sorted(scored, key=lambda one: one[:2])[:limit]]
 
     def scan(self, index: str) -> Iterator[Tuple[str, Any]]:
-        return iter([(id, json.loads(body, parse_float=Decimal)) for id, body in self.documents(index).items()])
+        return iter([(id, exact(body)) for id, body in self.documents(index).items()])
+
+    def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
+        with self.store.lock:
+            held = self.store.indexes.get(index)
+            if held is None or held.shown is None:
+                raise SinkRefused(f"readers find no index {index} in sink {self.name}", index=index)
+            stored = [(id, held.shown.documents.get(id)) for id in ids]
+        return {
+            id: Found(exact(one.body), one.version) for id, one in stored if one is not None and one.body is not None
+        }
 
     def documents(self, index: str) -> Dict[str, bytes]:
         """Every document that readers find."""

@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 from urllib.parse import urlencode
 
@@ -29,6 +28,7 @@ from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import (
     Answer,
     Failure,
+    Found,
     GenerationReport,
     IndexReport,
     Parked,
@@ -38,13 +38,14 @@ from flusso_sync.sinks.base import (
     Sink,
     SinkReport,
     Write,
+    exact,
 )
 from flusso_sync.sinks.hash import RENDERER
 from flusso_sync.sinks.lease import Lease, owner_of, same_history, same_owner
 from flusso_sync.sinks.mailbox import Mailbox
 from flusso_sync.sinks.meta import RECORD, MetaMissing, record_document, stored_int, stored_record
 from flusso_sync.sinks.opensearch import bulk
-from flusso_sync.sinks.opensearch.client import Client, Refused, Unreadable, segment
+from flusso_sync.sinks.opensearch.client import INDEX_MISSING, Client, Refused, Unreadable, segment
 from flusso_sync.sinks.opensearch.hash import index_hash
 from flusso_sync.sinks.opensearch.mapping import index_body
 from flusso_sync.sinks.opensearch.meta import Meta, Quarantine
@@ -72,6 +73,12 @@ _ENGINES = (
     "routing_table.indices.*.shards.*.primary,routing_table.indices.*.shards.*.node,"
     "routing_table.indices.*.shards.*.allocation_id"
 )
+
+#: A page of a scan is asked for within this time of the one before it.
+SCROLL_KEPT = "5m"
+
+#: Documents of one request for many.
+MOST_READ = 1000
 
 #: Delay between looks at replicas that are being copied.
 _LOOK_SECONDS = 0.25
@@ -916,31 +923,68 @@ class OpenSearchSink(Sink):
         """The best matches for plain words over all fields: (id, document)."""
         body = {"size": limit, "query": {"simple_query_string": {"query": words, "lenient": True}}}
         path = f"/{segment(self._names.convenience(index))}/_search"
-        answer = self._client.send("POST", path, body, {"filter_path": "hits.hits._id,hits.hits._source"})
+        answer = self._client.send("POST", path, body)
         hits = _exact(answer.data).get("hits", {}).get("hits", [])
         return [(hit["_id"], hit.get("_source")) for hit in hits]
 
     def scan(self, index: str, size: int = 1000) -> Iterator[Tuple[str, Any]]:
         """Every document that is read, as of now: (id, document), numbers with all their digits."""
+        for hits in self._scroll(index, {"size": size}):
+            for hit in hits:
+                yield hit["_id"], hit.get("_source")
+
+    def scan_ids(self, index: str, size: int = 1000) -> Iterator[List[str]]:
+        for hits in self._scroll(index, {"size": size, "_source": False}):
+            yield [hit["_id"] for hit in hits]
+
+    def _scroll(self, index: str, body: Mapping[str, Any]) -> Iterator[List[Dict[str, Any]]]:
+        """Pages of hits as of now; whoever takes them may be slow.
+
+        Without any filter_path, which would send documents through a parser that rounds their numbers.
+        """
         name = segment(self._names.convenience(index))
         self._client.send("POST", f"/{name}/_refresh")
-        body = {"size": size, "sort": ["_doc"]}
-        query = {"scroll": "2m", "filter_path": "_scroll_id,hits.hits._id,hits.hits._source,_shards.failed"}
-        page = _exact(self._client.send("POST", f"/{name}/_search", body, query).data)
+        answer = self._client.send("POST", f"/{name}/_search", {**body, "sort": ["_doc"]}, {"scroll": SCROLL_KEPT})
+        page = _exact(answer.data)
+        held = page["_scroll_id"]
         try:
             while True:
+                if answer.status == 404:
+                    raise SinkUnavailable(f"index {index} was replaced while it was read", in_doubt=False)
                 if page.get("_shards", {}).get("failed"):
                     raise SinkUnavailable(f"index {index} can be read in part only", in_doubt=False)
                 hits = page.get("hits", {}).get("hits", [])
-                for hit in hits:
-                    yield hit["_id"], hit.get("_source")
                 if not hits:
                     return
-                scroll = {"scroll": "2m", "scroll_id": page["_scroll_id"]}
-                query = {"filter_path": query["filter_path"]}
-                page = _exact(self._client.send("POST", "/_search/scroll", scroll, query).data)
+                yield hits
+                held = page["_scroll_id"]
+                scroll = {"scroll": SCROLL_KEPT, "scroll_id": held}
+                answer = self._client.send("POST", "/_search/scroll", scroll, missing=True)
+                page = _exact(answer.data)
         finally:
-            self._client.send("DELETE", "/_search/scroll", {"scroll_id": page["_scroll_id"]}, missing=True)
+            self._client.send("DELETE", "/_search/scroll", {"scroll_id": held}, missing=True)
+
+    def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
+        path = f"/{segment(self._names.convenience(index))}/_mget"
+        found: Dict[str, Found] = {}
+        # OpenSearch refuses a whole request for an empty id, which no document can have.
+        wanted = [id for id in ids if id]
+        for start in range(0, len(wanted), MOST_READ):
+            # No filter_path here: it would send the documents through a parser that rounds their numbers.
+            answer = self._client.send("POST", path, {"ids": wanted[start : start + MOST_READ]})
+            for one in _exact(answer.data).get("docs", ()):
+                error = one.get("error")
+                if error is not None and error.get("type") == INDEX_MISSING:
+                    raise SinkRefused(
+                        f"readers find no index {self._names.convenience(index)} in sink {self.name}",
+                        hint="It is there once its first build is complete",
+                        index=index,
+                    )
+                if error is not None:
+                    raise SinkUnavailable(f"index {index} cannot be read: {error.get('reason')}", in_doubt=False)
+                if one.get("found"):
+                    found[one["_id"]] = Found(one.get("_source"), int(one.get("_version", 0)))
+        return found
 
     # -- small things -------------------------------------------------------------------------------------------
 
@@ -1012,6 +1056,6 @@ def _build_id(name: str) -> str:
 
 
 def _exact(data: bytes) -> Dict[str, Any]:
-    """JSON with every digit kept."""
-    result: Dict[str, Any] = json.loads(data, parse_float=Decimal)
+    """An answer with every digit of every document kept."""
+    result: Dict[str, Any] = exact(data)
     return result

@@ -24,6 +24,7 @@ from flusso_sync.sinks.base import (
     Answer,
     Failure,
     FailureKind,
+    Found,
     GenerationReport,
     IndexReport,
     Parked,
@@ -571,6 +572,19 @@ class SqliteSink(Sink):
             if connection is not None and self._is_shown(connection, index):
                 for id, body in connection.execute(f"SELECT id, body FROM {quoted(self._names.view(index))}"):
                     yield id, _exact(body)
+
+    def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
+        with self._file.reading() as connection:
+            if connection is None or not self._is_shown(connection, index):
+                raise SinkRefused(
+                    f"readers find no index {index} in sink {self.name}",
+                    hint="It is there once its first build is complete",
+                    index=index,
+                )
+            table = quoted(self._names.documents(index, self._stored(connection, index).shown or 0))
+            query = f"SELECT id, body, version FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
+            rows = connection.execute(f"{query} AND body IS NOT NULL", (json.dumps(list(ids)),))
+            return {id: Found(_exact(body), version) for id, body, version in rows}
 
     def _is_shown(self, connection: sqlite3.Connection, index: str) -> bool:
         """Whether readers find a generation; not while somebody has deleted it by hand."""
