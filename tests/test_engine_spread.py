@@ -240,3 +240,9 @@ def test_of_two_sinks_the_one_that_is_behind_decides_where_a_job_goes_on(rigs: A
     rig.thread.start()
     wait_for(lambda: not rig.spreader.open_up_to(5))
     assert rig.submitted == ids(3)[3:]
+
+
+def test_values_with_nulls_have_one_order_and_survive_being_stored() -> None:
+    one = Job("i", "p", "x", [("b", None), (None, "a"), ("b", "a")], 1)
+    two = Job("i", "p", "x", [("b", "a"), ("b", None), (None, "a")], 2)
+    assert one.id == two.id and Job.from_json(one.to_json()).values == one.values

@@ -127,7 +127,7 @@ class Spread:
     index: str
     path: str
     label: str
-    values: Sequence[Sequence[str]]
+    values: Sequence[Sequence[Optional[str]]]
 
 
 class Spreading(NamedTuple):
@@ -277,14 +277,14 @@ class Documents(Protocol):
         return {id: id for id in ids}
 
     def spread(
-        self, index: str, path: str, values: Sequence[Sequence[str]], after: Any, most: int
+        self, index: str, path: str, values: Sequence[Sequence[Optional[str]]], after: Any, most: int
     ) -> Optional[Sequence[Spreading]]:
         """The next ``most`` documents that show ``values`` of a ``Spread``, behind the mark ``after`` (None: from the
         first), in an order that only has to stay the same; None when the path is not known any more.
         """
         return None
 
-    def count_spread(self, index: str, path: str, values: Sequence[Sequence[str]]) -> Optional[int]:
+    def count_spread(self, index: str, path: str, values: Sequence[Sequence[Optional[str]]]) -> Optional[int]:
         """How many documents show ``values``; None when nobody knows."""
         return None
 

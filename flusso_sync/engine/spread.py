@@ -16,7 +16,7 @@ import json
 import logging
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.pace import Stride
@@ -46,11 +46,13 @@ class Job:
     ``position`` is that of the change: ``synced`` of anything beyond it waits for the job.
     """
 
-    def __init__(self, index: str, path: str, label: str, values: Sequence[Sequence[str]], position: int) -> None:
+    def __init__(
+        self, index: str, path: str, label: str, values: Sequence[Sequence[Optional[str]]], position: int
+    ) -> None:
         self.index = index
         self.path = path
         self.label = label
-        self.values: List[Tuple[str, ...]] = sorted(tuple(value) for value in values)
+        self.values = _in_order(values)
         self.position = position
         self.cursor: Any = None
         self.done = 0
@@ -98,6 +100,11 @@ class Job:
             "rate": round(rate, 1),
             "eta_seconds": None if eta is None else round(max(0.0, eta), 1),
         }
+
+
+def _in_order(values: Iterable[Sequence[Optional[str]]]) -> List[Tuple[Optional[str], ...]]:
+    """Values in one order, whatever order they came in; a part may be null where a link is computed from it."""
+    return sorted(map(tuple, values), key=lambda value: [(part is not None, part or "") for part in value])
 
 
 class _Live:
@@ -224,7 +231,7 @@ class Spreader:
             if (other.index, other.path) != (job.index, job.path):
                 continue
             if position == 0 and other.cursor is not None:
-                left = sorted(set(other.values).difference(job.values))
+                left = _in_order(set(other.values).difference(job.values))
                 if len(left) == len(other.values):
                     continue
                 if left:

@@ -477,7 +477,7 @@ class PostgresDocuments(Documents):
         return Spread(lookup.index, path, label, list(zip(*lookup.parameters)))
 
     def spread(
-        self, index: str, path: str, values: Sequence[Sequence[str]], after: Any, most: int
+        self, index: str, path: str, values: Sequence[Sequence[Optional[str]]], after: Any, most: int
     ) -> Optional[Sequence[Spreading]]:
         """In the order of the keys' texts, byte by byte: any order does, and every type has this one.
 
@@ -513,7 +513,7 @@ class PostgresDocuments(Documents):
             raise
         return [Spreading(key, str(id, "utf-8"), list(key)) for key, (id,) in zip(keys, ids)]
 
-    def count_spread(self, index: str, path: str, values: Sequence[Sequence[str]]) -> Optional[int]:
+    def count_spread(self, index: str, path: str, values: Sequence[Sequence[Optional[str]]]) -> Optional[int]:
         known = self._spread_paths.get((index, path))
         if known is None:
             return None
