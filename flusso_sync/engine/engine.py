@@ -28,6 +28,7 @@ from typing import (
 )
 
 from flusso_sync.backoff import Stopped, wait_out
+from flusso_sync.engine.countdown import Countdown
 from flusso_sync.engine.ledger import Entry, Ledger
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Finished, Pending
@@ -58,27 +59,20 @@ class _Registration(NamedTuple):
     answered: threading.Event
 
 
-class _ChunkToken:
+class _Part(Countdown):
     """Waits for the writes of one part of a chunk and reports them when durable."""
 
+    __slots__ = ("_pending", "_documents", "_observer", "_started")
+
     def __init__(self, pending: Pending, documents: int, observer: Observer) -> None:
+        super().__init__(self._report)
         self._pending = pending
         self._documents = documents
         self._observer = observer
-        self._lock = threading.Lock()
-        self._remaining = 1
         self._started = time.monotonic()
         pending.hold()
 
-    def hold(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining += count
-
-    def release(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining -= count
-            if self._remaining:
-                return
+    def _report(self) -> None:
         if self._documents:
             index = self._pending.work.index
             self._observer.on_batch_committed(
@@ -87,7 +81,7 @@ class _ChunkToken:
         self._pending.release()
 
 
-class Mend:
+class Mend(Countdown):
     """Documents to be read and written again although no change asks for it; a token of the writers.
 
     ``ghosts`` are ids that no key gives: their documents are deleted.  ``done`` is set once each of them is durable, or
@@ -95,22 +89,11 @@ class Mend:
     """
 
     def __init__(self, index: str, keys: Sequence[Any], ghosts: Sequence[str] = ()) -> None:
+        self.done = threading.Event()
+        super().__init__(self.done.set)
         self.index = index
         self.left: Sequence[Any] = keys
         self.ghosts: Sequence[str] = ghosts
-        self.done = threading.Event()
-        self._lock = threading.Lock()
-        self._remaining = 1
-
-    def hold(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining += count
-
-    def release(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining -= count
-            if self._remaining == 0:
-                self.done.set()
 
 
 class Engine:
@@ -342,7 +325,7 @@ class Engine:
             self.version = max(self.version, finished.version)
             if work.live:
                 self._overtake(work.index, documents, but=pending)
-            token = _ChunkToken(pending, len(documents), self._observer)
+            token = _Part(pending, len(documents), self._observer)
             rejected = [Rejected(work.index, d.id, d.error, 0) for d in documents if d.error is not None]
             for writer, generation in work.targets.items():
                 writes = [

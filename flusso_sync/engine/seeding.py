@@ -17,6 +17,7 @@ from collections import deque
 from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
+from flusso_sync.engine.countdown import Countdown
 from flusso_sync.engine.frontier import Frontier, Stretch
 from flusso_sync.engine.pace import Pace, Stride
 from flusso_sync.engine.source import Chunk, Document, Documents
@@ -51,32 +52,18 @@ class Work(Protocol):
     def targets(self) -> Mapping[SinkWriter, Optional[int]]: ...
 
 
-class Pending:
+class Pending(Countdown):
     """A chunk under way: the ids that no live write has touched since it was registered, and the writes it waits for.
 
-    It is a token of the writers, held once for its reader until all of it was handed over; ``durable`` is called, from
-    any thread, once nothing is waited for.
+    Held once for its reader until all of it was handed over; ``durable`` is called once nothing is waited for.
     """
 
-    __slots__ = ("work", "ids", "_durable", "_lock", "_remaining")
+    __slots__ = ("work", "ids")
 
     def __init__(self, work: Work, ids: Sequence[str], durable: Callable[[], None]) -> None:
+        super().__init__(durable)
         self.work = work
         self.ids: Set[str] = set(ids)
-        self._durable = durable
-        self._lock = threading.Lock()
-        self._remaining = 1
-
-    def hold(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining += count
-
-    def release(self, count: int = 1) -> None:
-        with self._lock:
-            self._remaining -= count
-            if self._remaining:
-                return
-        self._durable()
 
 
 class Finished(NamedTuple):

@@ -1,0 +1,31 @@
+"""Counts what is still waited for, and says once when nothing is left."""
+
+from __future__ import annotations
+
+import threading
+from typing import Callable
+
+
+class Countdown:
+    """A token of the writers, held once by whoever made it.
+
+    ``done`` is called once, by whichever thread ends the last hold.
+    """
+
+    __slots__ = ("_done", "_lock", "_remaining")
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self._lock = threading.Lock()
+        self._remaining = 1
+
+    def hold(self, count: int = 1) -> None:
+        with self._lock:
+            self._remaining += count
+
+    def release(self, count: int = 1) -> None:
+        with self._lock:
+            self._remaining -= count
+            if self._remaining:
+                return
+        self._done()
