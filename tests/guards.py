@@ -84,8 +84,8 @@ def old_reads_win() -> None:
 
     init = seeding.Pending.__init__
 
-    def sticky(self: Any, build: Any, ids: Any) -> None:
-        init(self, build, ids)
+    def sticky(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
         self.ids = _Sticky(self.ids)
 
     seeding.Pending.__init__ = sticky  # type: ignore[method-assign]

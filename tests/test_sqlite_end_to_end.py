@@ -79,13 +79,13 @@ def test_the_file_is_built_and_stays_right_over_changes_writers_kill_9_and_a_res
     deployment.settle()
     assert_file_right(deployment)
     url = deployment.database.url
-    with Writer(url, 21, case, limit=400) as first, Writer(url, 22, case, limit=400) as second:
+    with Writer(url, 21, case, pause_seconds=0.005) as first, Writer(url, 22, case, pause_seconds=0.005) as second:
         for _ in range(3):
             daemon.wait_for_status(lambda s: s["changes_committed"] > 20, message="some of it is written")
             daemon.kill()
             daemon = deployment.start(program=True)
-        first.join(90)
-        second.join(90)
+        first.stop()
+        second.stop()
     deployment.settle()
     assert_file_right(deployment)
     status = daemon.status()
