@@ -135,7 +135,7 @@ def test_every_kind_of_index_is_right_when_it_is_and_repaired_when_not(deploy: M
     right; one document deleted and one added in each index are named, and repaired on a database where nothing else
     happens."""
     deployment = deploy(case, backfill={"chunk_rows": 7})
-    deployment.start()
+    deployment.start(["frequent_watch"])
     deployment.settle()
     with psycopg.connect(deployment.database.url, autocommit=True) as connection:
         for change in case.changes:
