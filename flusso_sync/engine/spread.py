@@ -218,13 +218,21 @@ class Spreader:
         with self._changed:
             new, self._new = self._new, []
         for job, token in new:
-            self._store(self._merged(job))
+            merged, replaced = self._merged(job)
+            # Stored before what it replaces is forgotten: a crash in between does the work twice, never not at all.
+            self._store(merged)
+            for other in replaced:
+                self._forget(other)
             token.release()
         if new:
             self._show()
 
-    def _merged(self, job: Job) -> Job:
-        """The job, with the values of one that waits for its turn on the same path; one under way loses them."""
+    def _merged(self, job: Job) -> Tuple[Job, List[Job]]:
+        """The job, with the values of one that waits for its turn on the same path, and the jobs it stands for.
+
+        One that is under way loses the values, for its cursor may be past their documents.
+        """
+        replaced: List[Job] = []
         with self._changed:
             waiting = list(self._jobs.values())
         for position, other in enumerate(waiting):
@@ -242,9 +250,8 @@ class Spreader:
                 job = Job(
                     job.index, job.path, job.label, [*{*other.values, *job.values}], min(other.position, job.position)
                 )
-            if other.id != job.id:
-                self._forget(other)
-        return job
+            replaced.append(other)
+        return job, [other for other in replaced if other.id != job.id]
 
     def _write(self, id: str, document: Optional[Mapping[str, Any]]) -> None:
         for writer in self._writers:
