@@ -43,12 +43,14 @@ class Place(NamedTuple):
 
 _SINK = "flusso_sync.sinks.opensearch.sink"
 _CLASS = f"{_SINK}:OpenSearchSink"
+_GENERATIONS = "flusso_sync.sinks.opensearch.generations"
+_LIFE = f"{_GENERATIONS}:Generations"
 _SEEDING = "flusso_sync.engine.seeding"
 
 #: In the order in which a build comes by.
 PLACES: Dict[str, Place] = {
-    "number spent": Place(_SINK, "index_body", before=True),
-    "index created": Place(_CLASS, "_create"),
+    "number spent": Place(_GENERATIONS, "index_body", before=True),
+    "index created": Place(_LIFE, "_create"),
     "build begun": Place(_CLASS, "begin_build"),
     "build started": Place(f"{_SEEDING}:Seeding", "start"),
     "keys read": Place("flusso_sync.postgres.documents:PostgresDocuments", "next_chunk", times=3, when=_answered),
@@ -64,16 +66,16 @@ PLACES: Dict[str, Place] = {
     "progress written": Place(_CLASS, "save_progress", times=3),
     "last chunk durable": Place(f"{_SEEDING}:Build", "_settle", when=lambda a, answer: a[0].frontier.complete),
     "build to be completed": Place(_CLASS, "complete_build", before=True),
-    "refreshed": Place(_CLASS, "_settle", before=True),
-    "settings restored": Place(_CLASS, "_settle"),
-    "copies waited for": Place(_CLASS, "_wait_copies"),
-    "mark written": Place(_CLASS, "_finish_switch", before=True),
-    "aliases switched": Place(_CLASS, "_switch"),
-    "mark cleared": Place(f"{_CLASS}", "_save", when=lambda a, answer: a[1].seeded and not a[1].switching),
+    "refreshed": Place(_LIFE, "_settle", before=True),
+    "settings restored": Place(_LIFE, "_settle"),
+    "copies waited for": Place(_LIFE, "_wait_copies"),
+    "mark written": Place(_LIFE, "_finish_switch", before=True),
+    "aliases switched": Place(_LIFE, "_switch"),
+    "mark cleared": Place(_LIFE, "_save", when=lambda a, answer: a[1].seeded and not a[1].switching),
     "progress forgotten": Place(
         "flusso_sync.sinks.opensearch.meta:Meta", "delete", when=lambda a, answer: a[1].startswith("build:")
     ),
-    "old generations deleted": Place(_CLASS, "_finish_switch"),
+    "old generations deleted": Place(_LIFE, "_finish_switch"),
     "build completed": Place(f"{_SEEDING}:Seeding", "_complete"),
 }
 

@@ -25,8 +25,8 @@ from flusso_sync.errors import (
     SinkUnavailable,
 )
 from flusso_sync.sinks import lease as lease_module
+from flusso_sync.sinks import stateful
 from flusso_sync.sinks.base import FailureKind, Rejected, Sink, Write
-from flusso_sync.sinks.opensearch import sink as sink_module
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
 from tests.fix_opensearch import Prefix
@@ -207,7 +207,7 @@ def test_a_lost_answer_to_the_switch_is_made_good_by_the_next_call(
         raise SinkUnavailable("cut")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sink, "_switch", lost)
+        patch.setattr(sink._generations, "_switch", lost)
         with pytest.raises(SinkUnavailable):
             sink.complete_build("users")
     # A live write in between goes to the generation that is still read, too.
@@ -228,7 +228,7 @@ def test_a_death_between_mark_and_switch_is_finished_by_the_next_start(
     def die(*args: object) -> None:
         raise SinkUnavailable("dead")
 
-    monkeypatch.setattr(sink, "_switch", die)
+    monkeypatch.setattr(sink._generations, "_switch", die)
     with pytest.raises(SinkUnavailable):
         sink.complete_build("users")
     sink.close()
@@ -598,7 +598,7 @@ def test_a_lease_that_is_renewed_is_never_taken(
 def test_a_lease_taken_over_stops_every_write(
     make: Make, opensearch_prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(stateful, "RENEW_SECONDS", 0.0)
     sink = start(make())
     set_lease(opensearch_prefix, **ELSEWHERE, until=time.time() + 30)
     with pytest.raises(OwnerConflict, match="elsewhere"):
@@ -615,7 +615,7 @@ def test_who_cannot_renew_stops_writing_before_the_lease_ends_and_goes_on_after_
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease_module, "LEASE_SECONDS", lease_module.SAFETY_SECONDS + 0.3)
-    monkeypatch.setattr(sink_module, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(stateful, "RENEW_SECONDS", 0.0)
     sink = make()
     sink.open(ME)
     sink.ensure([plan()])
@@ -638,7 +638,7 @@ def test_closing_gives_the_lease_back(make: Make, opensearch_prefix: Prefix) -> 
 def test_a_meta_store_deleted_while_running_is_made_anew_from_what_we_hold(
     make: Make, opensearch_prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sink_module, "RENEW_SECONDS", 0.0)
+    monkeypatch.setattr(stateful, "RENEW_SECONDS", 0.0)
     sink = start(make())
     sink.write_record(Record(confirmed=77))
     opensearch_prefix.call("DELETE", "/{p}flusso_sync_meta")

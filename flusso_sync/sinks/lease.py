@@ -178,8 +178,7 @@ class Lease:
     # -- the document -----------------------------------------------------------------------------------
 
     def _document(self, until: Optional[float]) -> Dict[str, Any]:
-        document: Dict[str, Any] = {"kind": "owner", "key": OWNER}
-        document.update(owner_of(self.identity))
+        document: Dict[str, Any] = dict(owner_of(self.identity))
         if self.starts_over:
             document["starts_over"] = True
         if until is not None:

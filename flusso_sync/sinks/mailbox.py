@@ -81,7 +81,7 @@ class Mailbox:
             change(letters)
             while len(letters) > MOST_LETTERS:
                 letters.remove(next((letter for letter in letters if "answer" in letter), letters[0]))
-            document = {"kind": "mailbox", "key": _MAILBOX, "letters": json.dumps(letters)}
+            document = {"letters": json.dumps(letters)}
             try:
                 self._meta.write(_MAILBOX, document, after=stored, create=stored is None)
                 return

@@ -1,13 +1,13 @@
 """The meta store of a stateful sink: all our state beside the slot, as small JSON documents under ids.
 
-What every such sink keeps in the same way (owner and lease, the record, the mailbox) is written over the protocol
-here; the rest is each sink's own.
+What every such sink keeps in the same way (owner and lease, the record, the mailbox, jobs) is written over the protocol
+here (``sinks/stateful.py``); the rest is each sink's own.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, Mapping, Optional, Protocol, Tuple
+from typing import Any, Dict, Iterator, Mapping, Optional, Protocol, Tuple
 
 from flusso_sync.engine.source import Record
 from flusso_sync.errors import SinkError, SinkUnavailable
@@ -41,7 +41,7 @@ class Stored:
 
 
 class Meta(Protocol):
-    """May raise ``SinkUnavailable``."""
+    """Documents by id, of which the part before the first colon is the kind.  May raise ``SinkUnavailable``."""
 
     def read(self, id: str) -> Optional[Stored]: ...
 
@@ -52,12 +52,16 @@ class Meta(Protocol):
         Raises ``MetaMissing`` when the whole store is not there.
         """
 
+    def delete(self, id: str) -> None:
+        """Forget a document, if it is there."""
+
+    def every(self, kind: str) -> Iterator[Tuple[str, Json]]:
+        """Id and document of all of a kind that were written before the call."""
+
 
 def record_document(record: Record) -> Json:
     """What is stored of a record.  Positions and versions as text: beyond 2^53 a JSON reader may round them."""
     return {
-        "kind": "record",
-        "key": RECORD,
         "confirmed": str(record.confirmed),
         "version": str(record.version),
         "timeline": str(record.timeline),

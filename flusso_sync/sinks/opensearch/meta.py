@@ -1,7 +1,8 @@
 """The meta store in OpenSearch: one small index (see ``sinks/meta.py``).
 
 Documents: ``owner`` (with the lease), ``record``, ``index:L`` per logical index, ``build:L`` per unfinished build,
-``parked:…`` per quarantined document, ``mailbox`` for requests.  Writes go through an alias of its own with
+``parked:…`` per quarantined document, ``mailbox`` for requests, ``job:…`` per change that is worked off by itself; each
+says its kind and its key, by which it is found and sorted.  Writes go through an alias of its own with
 ``require_alias``, so that a meta store deleted under us is noticed and never born anew with a guessed mapping.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from flusso_sync.errors import SinkUnavailable
 from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
@@ -74,10 +75,6 @@ class Meta:
         return Stored(body["_source"], (body["_seq_no"], body["_primary_term"]))
 
     def write(self, id: str, source: Json, *, after: Optional[Stored] = None, create: bool = False) -> Stored:
-        """Store a document durably.
-
-        ``after``: only if it is still that one; ``create``: only if there is none; else raises ``MetaConflict``.
-        """
         query: Dict[str, Any] = {"require_alias": True}
         if after is not None:
             seq_no, primary_term = after.revision
@@ -85,7 +82,8 @@ class Meta:
         elif create:
             query["op_type"] = "create"
         path = f"/{segment(self._names.meta_writes)}/_doc/{segment(id)}"
-        answer = self._client.send("PUT", path, source, query, missing=True, conflict=True)
+        document = {"kind": id.partition(":")[0], "key": id, **source}
+        answer = self._client.send("PUT", path, document, query, missing=True, conflict=True)
         if answer.status == 404:
             raise MetaMissing(self._names.meta)
         if answer.status == 409:
@@ -116,8 +114,7 @@ class Meta:
             f"the meta store {self._names.meta} did not take {len(errors)} documents: {errors[0].get('reason')}"
         )
 
-    def every(self, kind: str) -> Iterator[Json]:
-        """All documents of a kind, written before the call."""
+    def every(self, kind: str) -> Iterator[Tuple[str, Json]]:
         name = segment(self._names.meta)
         self._client.send("POST", f"/{name}/_refresh", missing=True)
         after: List[Any] = []
@@ -125,13 +122,14 @@ class Meta:
             body: Json = {"size": _PAGE, "query": {"term": {"kind": kind}}, "sort": [{"key": "asc"}]}
             if after:
                 body["search_after"] = after
-            query: Json = {"filter_path": "hits.hits._source,hits.hits.sort,_shards.failed", "ignore_unavailable": True}
+            told = "hits.hits._id,hits.hits._source,hits.hits.sort,_shards.failed"
+            query: Json = {"filter_path": told, "ignore_unavailable": True}
             answer = self._client.send("POST", f"/{name}/_search", body, query).json()
             if answer.get("_shards", {}).get("failed"):
                 raise SinkUnavailable(f"the meta store {self._names.meta} can be read in part only", in_doubt=False)
             hits = answer.get("hits", {}).get("hits", [])
             for hit in hits:
-                yield hit["_source"]
+                yield hit["_id"], hit["_source"]
             if len(hits) < _PAGE:
                 return
             after = hits[-1]["sort"]
@@ -185,7 +183,7 @@ class Quarantine:
 
     def entries(self, index: Optional[str] = None) -> Iterator[Parked]:
         """Everything parked, as the store has it."""
-        for found in self._meta.every("parked"):
+        for _, found in self._meta.every("parked"):
             if index in (None, found["index"]):
                 yield Parked(
                     found["index"],

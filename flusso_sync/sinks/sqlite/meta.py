@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
 from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored
@@ -44,6 +44,14 @@ class SqliteMeta:
             self._put(connection, id, source, revision)
         return Stored(source, (revision,))
 
+    def delete(self, id: str) -> None:
+        with self._file.change() as connection:
+            self.delete_in(connection, id)
+
+    def every(self, kind: str) -> Iterator[Tuple[str, Json]]:
+        with self._file.reading() as connection:
+            return iter([] if connection is None else self.every_in(connection, kind))
+
     def read_in(self, connection: sqlite3.Connection, id: str) -> Optional[Stored]:
         row = connection.execute(f"SELECT document, revision FROM {self._table} WHERE id = ?", (id,)).fetchone()
         return None if row is None else Stored(json.loads(row[0]), (row[1],))
@@ -56,10 +64,11 @@ class SqliteMeta:
     def delete_in(self, connection: sqlite3.Connection, id: str) -> None:
         connection.execute(f"DELETE FROM {self._table} WHERE id = ?", (id,))
 
-    def every_in(self, connection: sqlite3.Connection, start: str) -> List[Json]:
-        """All documents whose id begins with ``start``, by id."""
-        query = f"SELECT document FROM {self._table} WHERE substr(id, 1, ?) = ? ORDER BY id"
-        return [json.loads(row[0]) for row in connection.execute(query, (len(start), start))]
+    def every_in(self, connection: sqlite3.Connection, kind: str) -> List[Tuple[str, Json]]:
+        """Id and document of all of a kind, by id."""
+        query = f"SELECT id, document FROM {self._table} WHERE substr(id, 1, ?) = ? ORDER BY id"
+        start = f"{kind}:"
+        return [(id, json.loads(document)) for id, document in connection.execute(query, (len(start), start))]
 
     def _put(self, connection: sqlite3.Connection, id: str, source: Json, revision: int) -> None:
         connection.execute(

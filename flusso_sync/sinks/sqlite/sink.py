@@ -17,39 +17,29 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
-from flusso_sync.engine.source import Record, SourceIdentity
-from flusso_sync.errors import FlussoError, IndexMissing, SinkError, SinkRefused
+from flusso_sync.engine.source import SourceIdentity
+from flusso_sync.errors import IndexMissing, SinkError, SinkRefused
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import (
-    Answer,
     Failure,
     FailureKind,
     Found,
     GenerationReport,
     IndexReport,
-    Parked,
-    Rejected,
-    Request,
     RolledBack,
-    Sink,
     SinkReport,
     Write,
 )
 from flusso_sync.sinks.hash import shape_hash
-from flusso_sync.sinks.lease import Lease, same_owner
-from flusso_sync.sinks.mailbox import Mailbox
-from flusso_sync.sinks.meta import RECORD, record_document, stored_record
 from flusso_sync.sinks.sqlite.file import File
 from flusso_sync.sinks.sqlite.generations import State, Table, count, drop, show, state_of, tables_of
 from flusso_sync.sinks.sqlite.meta import Quarantine, SqliteMeta
 from flusso_sync.sinks.sqlite.names import Names, quoted
 from flusso_sync.sinks.sqlite.settings import SqliteSettings
 from flusso_sync.sinks.sqlite.words import lacks, query_of
+from flusso_sync.sinks.stateful import StatefulSink
 
 log = logging.getLogger(__name__)
-
-#: The lease is written this often, however often it is asked for.
-RENEW_SECONDS = 10.0
 
 #: The version of a deleted document is remembered this long; no write of ours is late by so much.
 TOMBSTONE_SECONDS = 24 * 3600
@@ -89,28 +79,24 @@ class _Index:
         return [building] if building is not None and wanted else []
 
 
-class SqliteSink(Sink):
+class SqliteSink(StatefulSink):
     """See the protocol; whatever is written waits for its turn, whichever thread it comes from."""
 
-    stateful = True
     #: SQLite has one writer at a time.
     concurrency = 1
     max_actions = 1000
     max_bytes = 10 * 1024 * 1024
 
     def __init__(self, name: str, settings: SqliteSettings) -> None:
-        self.name = name
         self._settings = settings
         self._names = Names(settings.prefix)
         self._file = File(settings.path, name)
         self._meta = SqliteMeta(self._file, self._names)
-        self._lease = Lease(self._meta, elsewhere="another file or another prefix")
         self._quarantine = Quarantine(self._file, self._names, settings.quarantine_limit)
-        self._mailbox = Mailbox(self._meta)
+        super().__init__(name, self._meta, self._quarantine, elsewhere="another file or another prefix")
         #: Held over a transaction and what is remembered of it here.
         self._lock = threading.RLock()
         self._indexes: Dict[str, _Index] = {}
-        self._renewed_at = float("-inf")
         self._closed = False
 
     # -- opening --------------------------------------------------------------------------------------------
@@ -118,13 +104,7 @@ class SqliteSink(Sink):
     def open(self, identity: SourceIdentity, *, adopt: bool = False) -> None:
         self._check_library()
         self._file.open([*self._meta.tables, *self._quarantine.tables])
-        before = self._lease.take(identity, adopt=adopt)
-        self._renewed_at = time.monotonic()
-        if before is not None and not same_owner(before, identity):
-            log.warning("sink %s: taken over from slot %s of %s", self.name, before.get("slot"), before.get("address"))
-        if self._lease.starts_over:
-            self._start_over()
-            self._lease.started_over()
+        self._take_over(identity, adopt=adopt)
 
     def _check_library(self) -> None:
         if not self._settings.search:
@@ -139,25 +119,6 @@ class SqliteSink(Sink):
                 f"sink {self.name}: this Python's SQLite ({sqlite3.sqlite_version}) was built without {lacking}",
                 hint="Use a Python with a fuller one, or set search: false",
             )
-
-    def _start_over(self) -> None:
-        """Forget what another source's history means: its positions, and that indexes are complete."""
-        with self._file.change() as connection:
-            self._meta.delete_in(connection, RECORD)
-            for job in self._meta.every_in(connection, "job:"):
-                self._meta.delete_in(connection, _job_id(job["id"]))
-            for source in self._meta.every_in(connection, "index:"):
-                self._meta.delete_in(connection, _build_id(source["index"]))
-                self._meta.write_in(connection, _document_id(source["index"]), {**source, "seeded": False})
-
-    def read_record(self) -> Optional[Record]:
-        stored = self._meta.read(RECORD)
-        return None if stored is None else stored_record(stored.source)
-
-    def write_record(self, record: Record) -> None:
-        self._lease.check()
-        with self._file.change() as connection:
-            self._meta.write_in(connection, RECORD, record_document(record))
 
     # -- generations ----------------------------------------------------------------------------------------
 
@@ -177,7 +138,7 @@ class SqliteSink(Sink):
             fits = state.read is not None and state.hashes.get(state.read) == index.hash
             if state.read is not None and not fits:
                 # Another schema: it is read on, and stands still, until the new one is complete.
-                state.retire(self._position(connection))
+                state.retire(self._position)
                 state.seeded = False
             detail = ""
             unfinished = state.building is not None and state.progress is not None
@@ -259,7 +220,7 @@ class SqliteSink(Sink):
             with self._changed(one) as (connection, state):
                 if not built.is_whole(set(tables_of(connection))):
                     raise IndexMissing(f"table {built.name} vanished while it was built", index=index)
-                state.retire(self._position(connection))
+                state.retire(self._position)
                 state.read = state.shown = built.number
                 state.building = state.progress = None
                 state.seeded = True
@@ -283,7 +244,7 @@ class SqliteSink(Sink):
                         hint="index[].keep_generations says how many are kept",
                         index=index,
                     )
-                state.retire(self._position(connection))
+                state.retire(self._position)
                 state.shown = older
                 self._begin(connection, one, state)
             one.unclaimed = False
@@ -293,7 +254,7 @@ class SqliteSink(Sink):
         with self._file.reading() as connection:
             if connection is None:
                 return {}
-            states = [state_of(source) for source in self._meta.every_in(connection, "index:")]
+            states = [state_of(source) for _, source in self._meta.every_in(connection, "index")]
             return {state.index: self._reports(connection, state) for state in states}
 
     def _reports(self, connection: sqlite3.Connection, state: State) -> List[GenerationReport]:
@@ -346,11 +307,6 @@ class SqliteSink(Sink):
             if number is not None and number not in state.wanted:
                 log.info("sink %s: table %s is no longer needed and is dropped", self.name, table)
                 drop(connection, self._names, state.index, number)
-
-    def _position(self, connection: sqlite3.Connection) -> int:
-        """Everything up to here has been written."""
-        stored = self._meta.read_in(connection, RECORD)
-        return 0 if stored is None else stored_record(stored.source).confirmed
 
     def _stored(self, connection: sqlite3.Connection, index: str) -> State:
         stored = self._meta.read_in(connection, _document_id(index))
@@ -419,57 +375,7 @@ class SqliteSink(Sink):
     def refresh(self, indexes: Sequence[str]) -> None:
         """Whatever is written is found at once."""
 
-    # -- quarantine and requests ------------------------------------------------------------------------------
-
-    def quarantine(self, documents: Sequence[Rejected]) -> None:
-        self._lease.check()
-        self._quarantine.park(documents)
-
-    def release(self, index: str, ids: Sequence[str]) -> None:
-        self._quarantine.release(index, ids)
-
-    def quarantined(self) -> Dict[str, List[str]]:
-        return self._quarantine.ids()
-
-    def parked(self, index: Optional[str] = None) -> Iterator[Parked]:
-        return self._quarantine.entries(index)
-
-    def post(self, request: Request) -> None:
-        self._mailbox.post(request)
-
-    def holder(self) -> Optional[str]:
-        return self._lease.holder()
-
-    def requests(self) -> Sequence[Request]:
-        return self._mailbox.requests()
-
-    def answer(self, id: str, answer: Answer) -> None:
-        self._mailbox.answer(id, answer)
-
-    def answer_to(self, id: str) -> Optional[Answer]:
-        return self._mailbox.answer_to(id)
-
-    def write_job(self, id: str, job: Optional[Mapping[str, Any]]) -> None:
-        self._lease.check()
-        with self._file.change() as connection:
-            if job is None:
-                self._meta.delete_in(connection, _job_id(id))
-            else:
-                self._meta.write_in(connection, _job_id(id), {"id": id, "job": job})
-
-    def jobs(self) -> Mapping[str, Mapping[str, Any]]:
-        with self._file.reading() as connection:
-            stored = [] if connection is None else self._meta.every_in(connection, "job:")
-        return {one["id"]: one["job"] for one in stored}
-
     # -- keeping watch ----------------------------------------------------------------------------------------
-
-    def renew(self) -> None:
-        if time.monotonic() < self._renewed_at + RENEW_SECONDS:
-            return
-        started = time.monotonic()
-        self._lease.renew()
-        self._renewed_at = started
 
     def watch(self) -> List[str]:
         lost: List[str] = []
@@ -516,10 +422,7 @@ class SqliteSink(Sink):
         if self._closed:
             return
         self._closed = True
-        try:
-            self._lease.give_back()
-        except FlussoError as error:
-            log.info("sink %s: the lease was not given back and ends by itself: %s", self.name, error)
+        self._give_back()
         self._file.close()
 
     # -- reading: for people, tests and the verifier; needs neither lease nor ensure ------------------------------
@@ -661,10 +564,6 @@ def _document_id(index: str) -> str:
 
 def _build_id(index: str) -> str:
     return f"build:{index}"
-
-
-def _job_id(id: str) -> str:
-    return f"job:{id}"
 
 
 def _number(table: Optional[Table]) -> int:
