@@ -19,6 +19,7 @@ from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.source import SourceParts
 from flusso_sync.errors import FlussoError, SchemaDrift, SyncStopped
 from flusso_sync.observer import FanOut, Observer, StatusObserver
+from flusso_sync.operations import Operations
 from flusso_sync.pipeline import Pipeline, PipelineOptions
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Sink
@@ -326,21 +327,21 @@ class RunningDaemon:
         Blocks while a sink is away.  Returns a sentence.  Raises ``KeyError`` for an unknown or disabled index,
         ``RuntimeError`` while the daemon is not running.
         """
-        return self._ask(name, lambda pipeline: pipeline.reindex(name))
+        return self._ask(name, lambda operations: operations.reindex(name))
 
     def rollback(self, name: str) -> str:
         """Let readers have the newest kept generation of an index at once, while a fresh one is built.
 
         As :meth:`reindex`; raises ``SinkRefused`` where none is kept (``keep_generations``).
         """
-        return self._ask(name, lambda pipeline: pipeline.rollback(name))
+        return self._ask(name, lambda operations: operations.rollback(name))
 
     def retry(self, name: str, ids: Sequence[str] = ()) -> str:
         """Read parked documents of an index again, ``ids`` or all of them, and write those that can be written.
 
         As :meth:`reindex`; waits some seconds for the outcome.
         """
-        return self._ask(name, lambda pipeline: pipeline.retry(name, ids))
+        return self._ask(name, lambda operations: operations.retry(name, ids))
 
     def repair(self, name: str, ids: Sequence[str]) -> str:
         """Write the documents ``ids`` of an index as their rows say, whatever the sinks hold; those without a row are
@@ -348,7 +349,7 @@ class RunningDaemon:
 
         As :meth:`reindex`; waits some seconds for the outcome.
         """
-        return self._ask(name, lambda pipeline: pipeline.repair(name, ids))
+        return self._ask(name, lambda operations: operations.repair(name, ids))
 
     @property
     def sinks(self) -> Mapping[str, Sink]:
@@ -356,14 +357,14 @@ class RunningDaemon:
         pipeline = self._pipeline
         return {} if pipeline is None else pipeline.sinks
 
-    def _ask(self, name: str, what: Callable[[Pipeline], str]) -> str:
+    def _ask(self, name: str, what: Callable[[Operations], str]) -> str:
         if name not in {plan.name for plan in self._plans}:
             raise KeyError(name)
         pipeline = self._pipeline
         if pipeline is None or self._ended.is_set():
             raise RuntimeError("the daemon is not running")
         try:
-            return what(pipeline)
+            return what(pipeline.operations)
         except Stopped:
             raise RuntimeError("the daemon stopped before it could be done") from None
 

@@ -10,10 +10,11 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
+from flusso_sync.builds import Builds
+from flusso_sync.drift import Drift
 from flusso_sync.engine.engine import Engine
 from flusso_sync.engine.frontier import furthest_behind
 from flusso_sync.engine.ledger import Entry, Ledger
@@ -24,10 +25,11 @@ from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
 from flusso_sync.engine.spread import Spreader
 from flusso_sync.engine.writer import SinkWriter
-from flusso_sync.errors import ConfigError, FlussoError, SinkRefused
+from flusso_sync.errors import FlussoError
 from flusso_sync.observer import BatchStats, FanOut
+from flusso_sync.operations import Operations
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Answer, Request, Sink
+from flusso_sync.sinks.base import Sink
 from flusso_sync.status import IndexState, Status
 from flusso_sync.worker import Worker
 
@@ -46,12 +48,6 @@ WATCH_SECONDS = 5.0
 #: Records of the confirmed position are at least this far apart: with work in between, and when only idle.
 RECORD_SECONDS = 0.25
 IDLE_RECORD_SECONDS = 1.0
-
-#: How long a command waits for the documents it had read again.
-RETRY_SECONDS = 20.0
-
-#: What the record says of an index that stands still: no digest is like it, so it is built anew once it fits again.
-DRIFTED_NOTE = "drifted"
 
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
@@ -87,12 +83,21 @@ class _Found(NamedTuple):
     progress: Dict[str, Mapping[str, Any]]
 
 
+class _Works(NamedTuple):
+    """What runs between the source and the sinks, once it is known what there is to do."""
+
+    engine: Engine
+    spreader: Spreader
+    seeding: Seeding
+    builds: Builds
+    operations: Operations
+
+
 class Pipeline:
     """Source, engine and sinks of one run, for the enabled indexes ``plans``.
 
     An index that fitted its tables before, and does not any more, has drifted: it stands still, gets nothing and keeps
-    what it has, until it fits again and is built anew.  The others go on.  What the record says of each index (its
-    schema, and what its documents are made of) tells at the next start what must be built anew.
+    what it has, until it fits again and is built anew.  The others go on (``drift.py``).
     """
 
     def __init__(
@@ -112,14 +117,9 @@ class Pipeline:
         self._wanted_rebuilds: Dict[str, str] = {} if rebuild is None else rebuild
         #: Those that are kept current; less those that drifted once the source is open.
         self._plans = tuple(plans)
-        #: Indexes that fitted their tables in this run, in earlier lives of the pipeline.
-        self._fitted: Set[str] = set() if fitted is None else fitted
-        #: Index -> why it stands still.
-        self._drifted: Dict[str, FlussoError] = {}
-        #: Index -> what the record says of it.
-        self._shapes: Dict[str, str] = {}
         self._capture = parts.capture
         self._documents = parts.documents
+        self._drift = Drift(parts.documents, status, set() if fitted is None else fitted)
         #: By name; for readers of any thread.
         self.sinks: Mapping[str, Sink] = dict(sinks)
         self._policies = policies
@@ -136,29 +136,17 @@ class Pipeline:
         self._failed = threading.Event()
         #: Set once it is known which indexes are to be built.
         self._opened = threading.Event()
-        #: Indexes that are rebuilt because somebody asked, while what is read stays right.
-        self._asked: Set[str] = set()
         self._workers: List[Worker] = []
         self._builders: List[Worker] = []
         self._identity: Optional[SourceIdentity] = None
         self._queue = ChangeQueue(options.queue_capacity)
         self._ledger = Ledger(on_finished=self._finished)
         self._writers: List[SinkWriter] = []
-        self._engine: Optional[Engine] = None
-        self._seeding: Optional[Seeding] = None
-        self._spreader: Optional[Spreader] = None
+        self._works: Optional[_Works] = None
         self._recorded = 0
         self._coverage: Mapping[str, str] = {}
         self._gap = False
         self._recording = threading.Lock()
-        #: Guards ``_beginning``: the indexes whose rebuild a watch asked for and that has not begun yet.
-        self._watching = threading.Lock()
-        self._beginning: Set[str] = set()
-        #: Requests that are being carried out, by id.
-        self._answering: Set[str] = set()
-        #: Index under build -> ids that were parked when it began.
-        self._parked_before: Dict[str, Set[str]] = {}
-        self._first_builds: Set[str] = set()
 
     # -- one life -----------------------------------------------------------------------------------
 
@@ -199,7 +187,9 @@ class Pipeline:
         record = min(known, key=lambda r: r.confirmed) if known else None
         if record is not None and len(known) > 1:
             record = replace(record, version=max(r.version for r in known))
-        altered = self._compare(known)
+        altered = self._drift.compare(self._plans, known)
+        self._plans = tuple(plan for plan in self._plans if plan.name not in self._drift.drifted)
+        self._capture.leave_out(sorted(self._drift.drifted))
         prepared = wait_out(lambda: self._capture.prepare(record, stop), stop, status, "source")
         status.set_gap(prepared.gap)
         self._gap = prepared.gap is not None
@@ -216,10 +206,10 @@ class Pipeline:
         for name, sink in self.sinks.items():
             self._writers.append(self._writer(sink))
             log.debug("sink %s is %s", name, "stateful" if sink.stateful else "stateless")
-        self._make_engine()
-        if record is not None and prepared.gap is None and self._engine is not None:
+        works = self._works = self._make()
+        if record is not None and prepared.gap is None:
             # The high-water mark outlives a run that writes nothing.
-            self._engine.version = record.version
+            works.engine.version = record.version
         self._observer.on_indexes_ensured([plan.name for plan in self._plans])
         if self._options.skip_backfill:
             for plan in self._plans:
@@ -230,69 +220,29 @@ class Pipeline:
         progress = {name: one for name, one in found.progress.items() if name in missing and name not in rebuild}
         builds = {name: "it is not complete yet" for name in missing}
         builds.update((name, reason) for name, reason in rebuild.items() if name in every)
-        self._first_builds = {name for name in builds if name not in found.readable}
+        works.builds.first.update(name for name in builds if name not in found.readable)
         for plan in self._plans:
             if plan.name not in builds and status.index_state(plan.name) is not IndexState.SKIPPED:
                 status.set_index_state(plan.name, IndexState.SEEDED)
         # A rebuild concerns every sink, also where only one of them lacks the index.
-        self._begin(builds, {**missing, **{name: list(self.sinks) for name in rebuild}}, stop, progress)
+        works.builds.begin(builds, {**missing, **{name: list(self.sinks) for name in rebuild}}, stop, progress)
         self._wanted_rebuilds.clear()
         self._load_jobs(stateful, stop)
         self._opened.set()
-        if prepared.gap is not None or any(record.shapes != self._shapes for record in known) or record is None:
+        if prepared.gap is not None or any(record.shapes != self._drift.shapes for record in known) or record is None:
             # Only now: a crash before every rebuild was begun must find the gap or the drift again.  And without any
             # record a slot that is dropped before the first confirmation would be no gap.
             self._write_record(prepared.position, stop)
         self._capture.confirm(prepared.position)
 
-    def _compare(self, records: Sequence[Record]) -> Dict[str, str]:
-        """Set those apart that drifted; returns index -> reason for those that are made of something else by now.
-
-        Raises what a plan was refused with that never fitted its tables: then the file is wrong.
-        """
-        refused = self._documents.unreadable()
-        new: List[FlussoError] = []
-        altered: Dict[str, str] = {}
-        for plan in self._plans:
-            name = plan.name
-            schema = sha256(plan.canonical.encode()).hexdigest()[:16]
-            error = refused.get(name)
-            self._shapes[name] = f"{schema} {DRIFTED_NOTE if error is not None else self._documents.shape(name)}"
-            notes = [record.shapes.get(name, "") for record in records if record.shapes]
-            if error is None:
-                self._fitted.add(name)
-                self._status.clear_trouble(f"drift {name}")
-                if any(note != self._shapes[name] for note in notes):
-                    altered[name] = _altered(self._shapes[name], notes)
-            elif name in self._fitted or any(note.split(" ")[0] == schema for note in notes):
-                self._drifted[name] = error
-                self._stand_still(name, error)
-            else:
-                new.append(error)
-        if new:
-            raise _together(new)
-        self._plans = tuple(plan for plan in self._plans if plan.name not in self._drifted)
-        self._capture.leave_out(sorted(self._drifted))
-        return altered
-
-    def _stand_still(self, index: str, error: FlussoError) -> None:
-        hint = error.hint or "Mend the table, which is looked at every few seconds, or the schema file, and start again"
-        self._status.set_index_state(index, IndexState.DRIFTED, reason=error.message, todo=hint)
-        self._status.trouble(
-            f"drift {index}", f"index {index} has drifted and stands still: {error.message}", hint, blocking=False
-        )
-
     def _load_jobs(self, stateful: Mapping[str, Sink], stop: threading.Event) -> None:
         """Go on with the changes that an earlier life was still spreading."""
-        spreader = self._spreader
-        if spreader is None:
-            raise AssertionError("jobs before the engine")
         stored = [
             wait_out(lambda s=sink: s.jobs(), stop, self._status, f"sink {name}")  # type: ignore[misc]
             for name, sink in stateful.items()
         ]
         known = {plan.name for plan in self._plans}
-        spreader.load([{id: job for id, job in jobs.items() if job["index"] in known} for jobs in stored])
+        self._made.spreader.load([{id: job for id, job in jobs.items() if job["index"] in known} for jobs in stored])
 
     def _ensure(self, voters: Mapping[str, Sink], stop: threading.Event) -> "_Found":
         """Ask every sink what it has.  Sinks without a vote receive what is written to the others."""
@@ -332,8 +282,8 @@ class Pipeline:
             confirmed=lambda: self._ledger.confirmed,
         )
 
-    def _make_engine(self) -> None:
-        self._engine = Engine(
+    def _make(self) -> "_Works":
+        engine = Engine(
             self._queue,
             self._documents,
             self._writers,
@@ -346,19 +296,19 @@ class Pipeline:
             batch_changes=self._options.batch_changes,
             heartbeat="flusso-engine",
         )
-        self._spreader = self._engine.spreader = Spreader(
+        spreader = engine.spreader = Spreader(
             self._documents,
             self._writers,
-            register=self._engine.register,
-            submit=self._engine.submit,
+            register=engine.register,
+            submit=engine.submit,
             rebuild=self._rebuild,
             status=self._status,
             stop=self._halt,
         )
-        self._seeding = Seeding(
+        seeding = Seeding(
             self._documents,
-            register=self._engine.register,
-            submit=self._engine.submit,
+            register=engine.register,
+            submit=engine.submit,
             status=self._status,
             observer=self._observer,
             stop=self._halt,
@@ -371,74 +321,36 @@ class Pipeline:
                 status=self._status,
                 stop=self._halt,
             ),
-            completed=self._look_at_parked,
+            completed=lambda index: self._made.operations.look_at_parked(index),
         )
+        builds = Builds(seeding, self._writers, self._documents, self._status, self._observer, self._halt)
+        operations = Operations(
+            {plan.name for plan in self._plans},
+            builds,
+            self._drift,
+            engine,
+            self._documents,
+            self.sinks,
+            self._status,
+            self._halt,
+            self._spawn,
+        )
+        return _Works(engine, spreader, seeding, builds, operations)
 
-    # -- builds -------------------------------------------------------------------------------------
+    @property
+    def _made(self) -> "_Works":
+        if self._works is None:
+            raise AssertionError("used before it was opened")
+        return self._works
 
     def _rebuild(self, reasons: Mapping[str, str]) -> None:
-        """Rebuild indexes while the pipeline runs, into every sink; the new generation is begun when this returns."""
-        self._asked.difference_update(reasons)
-        self._begin(reasons, {name: list(self.sinks) for name in reasons}, self._halt)
-
-    def _begin(
-        self,
-        reasons: Mapping[str, str],
-        targets: Mapping[str, Sequence[str]],
-        stop: threading.Event,
-        progress: Optional[Mapping[str, Mapping[str, Any]]] = None,
-    ) -> None:
-        """Begin the builds of ``reasons`` (index -> why); those in ``progress`` go on where an earlier life ended."""
-        seeding = self._seeding
-        if seeding is None:
-            raise AssertionError("a build before the engine")
-        with seeding.changing:
-            for index, reason in reasons.items():
-                seeding.give_up(index)
-                writers = [writer for writer in self._writers if writer.sink.name in targets[index]]
-                stored = (progress or {}).get(index)
-                if stored is not None and stored["order"] != self._documents.order(index):
-                    log.info("index %s: its unfinished build walked in another order and is not gone on with", index)
-                    stored = None
-                generations: Dict[SinkWriter, int] = {}
-                for writer in writers:
-                    sink = writer.sink
-                    begin = sink.resume_build if stored is not None and sink.stateful else sink.begin_build
-                    generations[writer] = wait_out(
-                        lambda b=begin, i=index: b(i),  # type: ignore[misc]
-                        stop,
-                        self._status,
-                        f"sink {sink.name}",
-                    )
-                if stored is None:
-                    log.info("building index %s: %s", index, reason)
-                else:
-                    log.info("building index %s: it goes on after %d rows", index, stored["rows"])
-                self._start_build(index, generations, stored)
-        if reasons:
-            self._observer.on_backfill_started(list(reasons))
-
-    def _start_build(
-        self, index: str, generations: Mapping[SinkWriter, int], progress: Optional[Mapping[str, Any]] = None
-    ) -> None:
-        seeding = self._seeding
-        if seeding is None:
-            raise AssertionError("a build before the engine")
-        # Complete once, it is read, whatever the others are still waiting for.
-        unread = self._status.index_state(index) in (IndexState.PENDING, IndexState.BACKFILLING)
-        first = unread and index in self._first_builds
-        building = max(generations.values(), default=0)
-        if building and not first:
-            self._status.set_index_state(index, IndexState.REBUILDING, building=building)
-        self._parked_before[index] = {id for sink in self.sinks.values() for id in sink.quarantined().get(index, ())}
-        seeding.start(index, generations, rebuilding=not first, progress=progress)
+        """Build indexes anew, into every sink; the new generations are begun when this returns."""
+        self._made.builds.rebuild(reasons)
 
     # -- threads --------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        engine = self._engine
-        if engine is None:
-            raise AssertionError("started before opened")
+        works = self._made
         status = self._status
         status.expect_heartbeat("flusso-capture", CAPTURE_SILENCE_SECONDS)
         status.expect_heartbeat("flusso-engine", ENGINE_SILENCE_SECONDS)
@@ -449,11 +361,10 @@ class Pipeline:
             for number in range(writer.sink.concurrency):
                 suffix = f"-{number + 1}" if writer.sink.concurrency > 1 else ""
                 self._spawn(f"flusso-sink-{writer.sink.name}{suffix}", writer.loop)
-        self._spawn("flusso-engine", engine.loop)
+        self._spawn("flusso-engine", works.engine.loop)
         self._spawn("flusso-confirm", self._confirm)
-        self._spawn("flusso-progress", self._connected().keep_progress)
-        if self._spreader is not None:
-            self._spawn("flusso-fan-out", self._spreader.loop)
+        self._spawn("flusso-progress", works.seeding.keep_progress)
+        self._spawn("flusso-fan-out", works.spreader.loop)
         self._spawn("flusso-watch", self._watch)
         for sink in self.sinks.values():
             self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]
@@ -493,9 +404,7 @@ class Pipeline:
 
     def _attend(self, shutdown: threading.Event) -> None:
         """The main thread: start builders when there is work, notice failures, wait for the end."""
-        seeding = self._seeding
-        if seeding is None:
-            raise AssertionError("attended before opened")
+        seeding = self._made.seeding
         live = False
         while not shutdown.wait(LOOK_SECONDS):
             if self._failed.is_set():
@@ -512,7 +421,7 @@ class Pipeline:
                 for plan in self._plans
             ):
                 live = True
-                self._first_builds.clear()
+                self._made.builds.first.clear()
                 self._status.clear_trouble("pipeline")
                 self._observer.on_live_started()
             # In the order of a change's way: queue, ledger, and last the build that it may have begun.
@@ -543,14 +452,13 @@ class Pipeline:
             recorded_at = time.monotonic()
 
     def _write_record(self, position: int, stop: threading.Event) -> None:
-        engine = self._engine
         record = Record(
             confirmed=position,
-            version=engine.version if engine is not None else 0,
+            version=self._works.engine.version if self._works is not None else 0,
             timeline=self._identity.timeline if self._identity is not None else 0,
             slot=self._identity.slot if self._identity is not None else "",
             coverage=self._coverage,
-            shapes=self._shapes,
+            shapes=self._drift.shapes,
         )
         # A record that cannot be written is tried until ``stop``; whoever comes second must not wait longer than that.
         while not self._recording.acquire(timeout=0.1):
@@ -580,23 +488,6 @@ class Pipeline:
         self._documents.watch()
         return reasons
 
-    def _look_at_parked(self, index: str) -> None:
-        """A build wrote what could be written; what was parked before it and still is may have no row any more."""
-        before = self._parked_before.pop(index, set())
-        left = sorted(
-            id for id in before if any(id in sink.quarantined().get(index, ()) for sink in self.sinks.values())
-        )
-        if left:
-            self._spawn("flusso-parked", lambda: self._retry_quietly(index, left))
-
-    def _retry_quietly(self, index: str, ids: Sequence[str]) -> None:
-        try:
-            self.retry(index, ids)
-        except FlussoError as error:
-            if not error.transient:
-                raise
-            log.info("what is parked of index %s is not looked at now: %s", index, error.message)
-
     def _watch_sink(self, sink: Sink) -> None:
         """A sink's lease, index UUIDs, aliases and requests; a thread for each, so that one that hangs costs nobody's
         lease."""
@@ -604,7 +495,7 @@ class Pipeline:
         def look() -> Mapping[str, str]:
             sink.renew()
             lost = {index: f"sink {sink.name} no longer holds it as it was" for index in sink.watch()}
-            self._take_requests(sink)
+            self._made.operations.take_requests(sink)
             for index in sink.forgotten():
                 self._spawn("flusso-again", lambda i=index: self._read_again(sink, i))  # type: ignore[misc]
             return lost
@@ -615,9 +506,6 @@ class Pipeline:
 
     def _read_again(self, sink: Sink, index: str) -> None:
         """A sink forgot which versions it had deleted: what a late request could bring back is written once more."""
-        engine = self._engine
-        if engine is None:
-            raise AssertionError("watched without an engine")
         (writer,) = [writer for writer in self._writers if writer.sink is sink]
         ids = writer.at_risk(index)
         if not ids:
@@ -630,42 +518,7 @@ class Pipeline:
                 index,
                 len(keys),
             )
-            engine.mend(index, list(keys.values()))
-
-    def _take_requests(self, sink: Sink) -> None:
-        """Carry out what commands left in the meta store, each on a thread of its own: the lease must not wait."""
-        with self._watching:
-            due = [request for request in sink.requests() if request.id not in self._answering]
-            self._answering.update(request.id for request in due)
-        for request in due:
-            self._spawn("flusso-request", lambda r=request: self._carry_out(sink, r))  # type: ignore[misc]
-
-    def _carry_out(self, sink: Sink, request: Request) -> None:
-        try:
-            answer = Answer(True, self.ask(request))
-        except SinkRefused as error:
-            answer = Answer(False, str(error))
-        log.info("request %s of index %s: %s", request.command, request.index, answer.text)
-        wait_out(lambda: sink.answer(request.id, answer), self._halt, self._status, f"sink {sink.name}")
-        with self._watching:
-            self._answering.discard(request.id)
-
-    def ask(self, request: Request) -> str:
-        """Do what ``request`` asks for and say so in a sentence; raises ``SinkRefused`` where that cannot be."""
-        index = request.index
-        self._refuse_drifted(index)
-        if index not in {plan.name for plan in self._plans}:
-            known = ", ".join(sorted(plan.name for plan in self._plans))
-            raise SinkRefused(f"no index {index} is enabled in the running daemon; there is {known}", index=index)
-        if request.command == "reindex":
-            return self.reindex(index)
-        if request.command == "rollback":
-            return self.rollback(index)
-        if request.command == "retry":
-            return self.retry(index, request.ids)
-        if request.command == "repair":
-            return self.repair(index, request.ids)
-        raise SinkRefused(f"the running daemon does not know the request {request.command}")
+            self._made.engine.mend(index, list(keys.values()))
 
     def _look(self, trouble: str, look: Callable[[], Mapping[str, str]]) -> None:
         """Look once; indexes that must be rebuilt are begun on a thread of their own, for that may take its time."""
@@ -677,18 +530,10 @@ class Pipeline:
             self._status.trouble(trouble, error.message, error.hint or "", blocking=False)
             return
         self._status.clear_trouble(trouble)
-        with self._watching:
-            due = {index: reason for index, reason in reasons.items() if index not in self._beginning}
-            self._beginning.update(due)
+        builds = self._made.builds
+        due = builds.due(reasons)
         if due:
-            self._spawn("flusso-rebuild", lambda: self._begin_again(due))
-
-    def _begin_again(self, reasons: Mapping[str, str]) -> None:
-        try:
-            self._rebuild(reasons)
-        finally:
-            with self._watching:
-                self._beginning.difference_update(reasons)
+            self._spawn("flusso-rebuild", lambda: builds.rebuild_due(due))
 
     def _lag(self) -> None:
         """Sample the lag; its failures are logged and ignored, and it always ends with the pipeline."""
@@ -716,119 +561,14 @@ class Pipeline:
                 )
             )
 
-    def reindex(self, index: str) -> str:
-        """Build a new generation of ``index`` beside the one that is read; joins a build that is under way.
+    # -- for whoever asks, on any thread ------------------------------------------------------------------
 
-        Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` for one that drifted.
-        """
-        seeding = self._connected()
-        self._refuse_drifted(index)
-        with seeding.changing:
-            if seeding.building(index):
-                return f"index {index} is being built already; what it is built from is as new as anything begun now"
-            if self._status.index_state(index) is IndexState.SEEDED:
-                self._asked.add(index)
-            self._begin({index: "it was asked for"}, {index: list(self.sinks)}, self._halt)
-        return f"index {index} is built anew beside the one that is read"
-
-    def rollback(self, index: str) -> str:
-        """Let readers have the newest kept generation of ``index``, at once, and build a fresh one.
-
-        Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` where none is kept.
-        """
-        seeding = self._connected()
-        self._refuse_drifted(index)
-        with seeding.changing:
-            writers = [writer for writer in self._writers if writer.sink.stateful]
-            if not writers:
-                raise SinkRefused(f"no sink keeps generations of index {index}", index=index)
-            numbers: List[str] = []
-            begun: Dict[SinkWriter, int] = {}
-            for writer in writers:
-                # Before anything changes: a refusal leaves all as it is.
-                if not any(one.state == "kept" for one in writer.sink.generations().get(index, ())):
-                    raise SinkRefused(
-                        f"sink {writer.sink.name} keeps no former generation of index {index}",
-                        hint="index[].keep_generations says how many are kept",
-                        index=index,
-                    )
-            seeding.give_up(index)
-            self._asked.discard(index)
-            for writer in writers:
-                sink = writer.sink
-                back = wait_out(lambda s=sink: s.rollback(index), self._halt, self._status, f"sink {sink.name}")  # type: ignore[misc]
-                numbers.append(f"generation {back.read} in sink {sink.name}")
-                begun[writer] = back.building
-            self._start_build(index, begun)
-        self._observer.on_backfill_started([index])
-        sentence = (
-            f"readers of index {index} are back on {', '.join(numbers)}, which stands still until the next is built"
-        )
-        log.warning("%s", sentence)
-        return sentence
-
-    def retry(self, index: str, ids: Sequence[str] = ()) -> str:
-        """Read parked documents of ``index`` again (``ids``, or all) and write what can be; waits some seconds.
-
-        Returns a sentence.  Raises ``RuntimeError`` before there is a connection, ``SinkRefused`` for one that drifted.
-        """
-        self._connected()
-        self._refuse_drifted(index)
-        engine = self._engine
-        if engine is None:
-            raise AssertionError("connected without an engine")
-        parked = {id for sink in self.sinks.values() for id in sink.quarantined().get(index, ())}
-        wanted = sorted(parked.intersection(ids) if ids else parked)
-        keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._halt, self._status, "source documents")
-        mend = engine.mend(index, [keys[id] for id in wanted if id in keys])
-        done = mend.done.wait(RETRY_SECONDS)
-        left = {id for sink in self.sinks.values() for id in sink.quarantined().get(index, ())}
-        parts = [
-            f"{sum(id not in left for id in wanted)} of {len(wanted)} parked documents of index {index} are right now"
-        ]
-        if not done:
-            parts.append("the others are still on their way")
-        strange = [id for id in wanted if id not in keys]
-        if strange:
-            parts.append(f"{len(strange)} have an id that no key gives, for example {strange[0]!r}: change their rows")
-        missing = sorted(set(ids) - parked)
-        if missing:
-            parts.append(f"{len(missing)} are not parked, for example {missing[0]!r}")
-        return "; ".join(parts)
-
-    def _refuse_drifted(self, index: str) -> None:
-        error = self._drifted.get(index)
-        if error is not None:
-            raise SinkRefused(
-                f"index {index} has drifted and stands still: {error.message}", hint=error.hint, index=index
-            )
-
-    def repair(self, index: str, ids: Sequence[str]) -> str:
-        """Write the documents ``ids`` of ``index`` as their rows say, whatever the sinks hold; waits some seconds.
-
-        An id without a row is deleted.  Returns a sentence.  Raises ``RuntimeError`` before there is a connection.
-        """
-        self._connected()
-        engine = self._engine
-        if engine is None:
-            raise AssertionError("connected without an engine")
-        self._refuse_drifted(index)
-        wanted = list(dict.fromkeys(ids))
-        keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._halt, self._status, "source documents")
-        # What was written by hand has the version of our last write and a little more.
-        wait_out(self._documents.advance, self._halt, self._status, "source documents")
-        ghosts = [id for id in wanted if id not in keys]
-        mend = engine.mend(index, [keys[id] for id in wanted if id in keys], ghosts)
-        done = mend.done.wait(RETRY_SECONDS)
-        sentence = f"{len(wanted)} documents of index {index} are read and written again"
-        if ghosts:
-            sentence += f", of which {len(ghosts)} have an id that no key gives and are deleted"
-        return sentence if done else sentence + "; they are still on their way"
-
-    def _connected(self) -> Seeding:
-        if self._seeding is None or not self._opened.is_set():
+    @property
+    def operations(self) -> Operations:
+        """Raises ``RuntimeError`` before there is a connection."""
+        if not self._opened.is_set():
             raise RuntimeError("the daemon is not connected yet")
-        return self._seeding
+        return self._made.operations
 
     def position(self) -> int:
         """The end of what is committed at the source now."""
@@ -840,10 +580,10 @@ class Pipeline:
         position = self._capture.commit_position(position)
         if self._ledger.wait_beyond(position - 1, timeout) < position or not self._opened.is_set():
             return False
+        spreader = self._made.spreader
         if not self._status.wait_for(self._complete, max(0.0, deadline - time.monotonic())):
             return False
-        spreader = self._spreader
-        while spreader is not None and spreader.open_up_to(position):
+        while spreader.open_up_to(position):
             if self._halt.is_set() or not spreader.wait(max(0.0, deadline - time.monotonic())):
                 return False
         if self._halt.is_set():
@@ -854,8 +594,9 @@ class Pipeline:
     def _complete(self) -> bool:
         """Whether no index is being built whose readers lack something; one that drifted is not waited for."""
         unfinished = (IndexState.PENDING, IndexState.BACKFILLING, IndexState.REBUILDING)
+        asked = self._made.builds.asked
         return not any(
-            plan.name not in self._asked and self._status.index_state(plan.name) in unfinished for plan in self._plans
+            plan.name not in asked and self._status.index_state(plan.name) in unfinished for plan in self._plans
         )
 
     # -- the end ----------------------------------------------------------------------------------------
@@ -868,7 +609,7 @@ class Pipeline:
         self._queue.ring()
         if self._workers and self.failure is None:
             deadline = time.monotonic() + DRAIN_SECONDS
-            if self._engine is not None and self._engine.idle.wait(DRAIN_SECONDS):
+            if self._made.engine.idle.wait(DRAIN_SECONDS):
                 self._ledger.wait_drained(max(0.0, deadline - time.monotonic()))
         if self._workers:
             self._last_record()
@@ -903,23 +644,3 @@ class Pipeline:
             self._write_record(confirmed, once)
         except (FlussoError, Stopped) as error:
             log.info("the last position could not be recorded and will be streamed again: %s", error)
-
-
-def _altered(note: str, former: Sequence[str]) -> str:
-    """Why an index is built anew whose note in the record is another one."""
-    if not all(former):
-        return "it was not kept current"
-    if any(one.endswith(f" {DRIFTED_NOTE}") for one in former):
-        return "its tables had drifted, and fit again"
-    if any(one.split(" ")[0] != note.split(" ")[0] for one in former):
-        return "its schema is another one"
-    return "its tables were altered meanwhile"
-
-
-def _together(errors: Sequence[FlussoError]) -> FlussoError:
-    """One error that says all: what else was refused comes before mistakes in files."""
-    problems = [problem for error in errors if isinstance(error, ConfigError) for problem in error.problems]
-    other = [error for error in errors if not isinstance(error, ConfigError)]
-    if other or len(errors) == 1:
-        return [*other, *errors][0]
-    return ConfigError(problems, hint=errors[0].hint)

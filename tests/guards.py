@@ -115,17 +115,17 @@ def truncates_do_not_wait() -> None:
 
 def shapes_forgotten() -> None:
     """Nobody compares of what the documents were made: neither the watch, nor a snapshot, nor the next start."""
-    from flusso_sync.pipeline import Pipeline
+    from flusso_sync.drift import Drift
     from flusso_sync.postgres import catalog, documents
 
     documents.PostgresDocuments.watch = lambda self: None  # type: ignore[method-assign]
-    compare = Pipeline._compare
+    compare = Drift.compare
 
-    def forgetful(self: Any, records: Any) -> Any:
-        compare(self, records)
+    def forgetful(self: Any, plans: Any, records: Any) -> Any:
+        compare(self, plans, records)
         return {}
 
-    Pipeline._compare = forgetful  # type: ignore[method-assign]
+    Drift.compare = forgetful  # type: ignore[method-assign]
     catalog.Shape.statement = property(  # type: ignore[assignment]
         lambda self: (
             "SELECT 1::int8, 1::int2 WHERE $1 = '' AND $2 = '' AND $3 = '' AND $4 = '' AND $5 = '' AND"

@@ -43,9 +43,12 @@ ALLOWED: Dict[str, FrozenSet[str]] = {
     "sinks": PURE | MACHINERY | PROTOCOLS,
     # DaemonOptions; the daemon itself imports the default backends only when it is given none.
     "backends": PURE | MACHINERY | PROTOCOLS | {"postgres", "sinks", "daemon"},
-    "daemon": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "pipeline"},
-    # The daemon's threads of one run, made and ended together.
-    "pipeline": PURE | MACHINERY | PROTOCOLS | {"engine", "backends"},
+    "daemon": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "pipeline", "operations"},
+    # The daemon's threads of one run, made and ended together; and its three stories that are told apart.
+    "pipeline": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "drift", "builds", "operations"},
+    "drift": PURE | MACHINERY | PROTOCOLS,
+    "builds": PURE | MACHINERY | PROTOCOLS | {"engine"},
+    "operations": PURE | MACHINERY | PROTOCOLS | {"engine", "drift", "builds"},
     "verify": PURE | MACHINERY | PROTOCOLS,
     # The private surface lists what sinks report.
     "web": PURE | MACHINERY | PROTOCOLS,

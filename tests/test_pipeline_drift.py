@@ -129,7 +129,7 @@ def test_what_fits_no_more_stands_still_and_is_built_anew_when_it_fits(stateful:
                 ask("things")
         with pytest.raises(SinkRefused, match="no column value"):
             assert running._pipeline is not None
-            running._pipeline.ask(Request("1", "reindex", "things"))
+            running._pipeline.operations.ask(Request("1", "reindex", "things"))
         laid = len(lives.made)
         lives.rows.apply("b", "2")
         assert not threading.Event().wait(0.3) and len(lives.made) == laid

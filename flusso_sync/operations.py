@@ -1,0 +1,163 @@
+"""What somebody may ask of the running pipeline: by a method, over HTTP, or by a request left in a meta store."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Callable, Mapping, Sequence, Set
+
+from flusso_sync.backoff import wait_out
+from flusso_sync.builds import Builds
+from flusso_sync.drift import Drift
+from flusso_sync.engine.engine import Engine
+from flusso_sync.engine.source import Documents
+from flusso_sync.errors import FlussoError, SinkRefused
+from flusso_sync.sinks.base import Answer, Request, Sink
+from flusso_sync.status import Status
+
+log = logging.getLogger(__name__)
+
+#: How long whoever asks waits for the documents that are read again.
+RETRY_SECONDS = 20.0
+
+#: Runs something on a thread of its own, whose failure is the pipeline's.
+Spawn = Callable[[str, Callable[[], None]], object]
+
+
+class Operations:
+    """For the indexes of one life of the pipeline (``known``: those that are enabled and fit their tables).
+
+    Each returns a sentence; each raises ``SinkRefused`` where something cannot be, for an index that drifted, say.
+    """
+
+    def __init__(
+        self,
+        known: Set[str],
+        builds: Builds,
+        drift: Drift,
+        engine: Engine,
+        documents: Documents,
+        sinks: Mapping[str, Sink],
+        status: Status,
+        stop: threading.Event,
+        spawn: Spawn,
+    ) -> None:
+        self._known = known
+        self._builds = builds
+        self._drift = drift
+        self._engine = engine
+        self._documents = documents
+        self._sinks = sinks
+        self._status = status
+        self._stop = stop
+        self._spawn = spawn
+        self._lock = threading.Lock()
+        #: Requests that are being carried out, by id.
+        self._answering: Set[str] = set()
+
+    # -- requests in a meta store -----------------------------------------------------------------------
+
+    def take_requests(self, sink: Sink) -> None:
+        """Carry out what commands left in a meta store, each on a thread of its own: the lease must not wait."""
+        with self._lock:
+            due = [request for request in sink.requests() if request.id not in self._answering]
+            self._answering.update(request.id for request in due)
+        for request in due:
+            self._spawn("flusso-request", lambda r=request: self._carry_out(sink, r))  # type: ignore[misc]
+
+    def _carry_out(self, sink: Sink, request: Request) -> None:
+        try:
+            answer = Answer(True, self.ask(request))
+        except SinkRefused as error:
+            answer = Answer(False, str(error))
+        log.info("request %s of index %s: %s", request.command, request.index, answer.text)
+        wait_out(lambda: sink.answer(request.id, answer), self._stop, self._status, f"sink {sink.name}")
+        with self._lock:
+            self._answering.discard(request.id)
+
+    def ask(self, request: Request) -> str:
+        """Do what ``request`` asks for."""
+        index = request.index
+        self._drift.refuse(index)
+        if index not in self._known:
+            raise SinkRefused(
+                f"no index {index} is enabled in the running daemon; there is {', '.join(sorted(self._known))}",
+                index=index,
+            )
+        if request.command == "reindex":
+            return self.reindex(index)
+        if request.command == "rollback":
+            return self.rollback(index)
+        if request.command == "retry":
+            return self.retry(index, request.ids)
+        if request.command == "repair":
+            return self.repair(index, request.ids)
+        raise SinkRefused(f"the running daemon does not know the request {request.command}")
+
+    # -- whole indexes ----------------------------------------------------------------------------------
+
+    def reindex(self, index: str) -> str:
+        """See :meth:`Builds.reindex`."""
+        self._drift.refuse(index)
+        return self._builds.reindex(index)
+
+    def rollback(self, index: str) -> str:
+        """See :meth:`Builds.rollback`."""
+        self._drift.refuse(index)
+        return self._builds.rollback(index)
+
+    # -- single documents -------------------------------------------------------------------------------
+
+    def retry(self, index: str, ids: Sequence[str] = ()) -> str:
+        """Read parked documents of ``index`` again (``ids``, or all) and write what can be; waits some seconds."""
+        self._drift.refuse(index)
+        parked = self._builds.parked(index)
+        wanted = sorted(parked.intersection(ids) if ids else parked)
+        keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._stop, self._status, "source documents")
+        mend = self._engine.mend(index, [keys[id] for id in wanted if id in keys])
+        done = mend.done.wait(RETRY_SECONDS)
+        left = self._builds.parked(index)
+        parts = [
+            f"{sum(id not in left for id in wanted)} of {len(wanted)} parked documents of index {index} are right now"
+        ]
+        if not done:
+            parts.append("the others are still on their way")
+        strange = [id for id in wanted if id not in keys]
+        if strange:
+            parts.append(f"{len(strange)} have an id that no key gives, for example {strange[0]!r}: change their rows")
+        missing = sorted(set(ids) - parked)
+        if missing:
+            parts.append(f"{len(missing)} are not parked, for example {missing[0]!r}")
+        return "; ".join(parts)
+
+    def look_at_parked(self, index: str) -> None:
+        """A build wrote what could be written; what was parked before it and still is may have no row any more."""
+        left = self._builds.parked_since(index)
+        if left:
+            self._spawn("flusso-parked", lambda: self._retry_quietly(index, left))
+
+    def _retry_quietly(self, index: str, ids: Sequence[str]) -> None:
+        try:
+            self.retry(index, ids)
+        except FlussoError as error:
+            if not error.transient:
+                raise
+            log.info("what is parked of index %s is not looked at now: %s", index, error.message)
+
+    def repair(self, index: str, ids: Sequence[str]) -> str:
+        """Write the documents ``ids`` of ``index`` as their rows say, whatever the sinks hold; waits some seconds.
+
+        An id without a row is deleted.
+        """
+        self._drift.refuse(index)
+        wanted = list(dict.fromkeys(ids))
+        keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._stop, self._status, "source documents")
+        # What was written by hand has the version of our last write and a little more.
+        wait_out(self._documents.advance, self._stop, self._status, "source documents")
+        ghosts = [id for id in wanted if id not in keys]
+        mend = self._engine.mend(index, [keys[id] for id in wanted if id in keys], ghosts)
+        done = mend.done.wait(RETRY_SECONDS)
+        sentence = f"{len(wanted)} documents of index {index} are read and written again"
+        if ghosts:
+            sentence += f", of which {len(ghosts)} have an id that no key gives and are deleted"
+        return sentence if done else sentence + "; they are still on their way"
