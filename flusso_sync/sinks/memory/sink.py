@@ -1,4 +1,4 @@
-"""A sink in memory, for tests and for programs that embed the daemon.
+"""The sink in memory.
 
 It keeps the rules of a real search engine: generations and aliases, external versions, rejected documents, and it
 fails in every way a real one does when ``faults`` tells it to.  By default it is stateless; with ``stateful`` it
@@ -8,10 +8,8 @@ keeps an owner, a lease, the record and the quarantine in a ``MemoryStore``, whi
 from __future__ import annotations
 
 import json
-import threading
 from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import (
@@ -41,107 +39,8 @@ from flusso_sync.sinks.base import (
     park,
     quarantine_full,
 )
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The whole request fails with ``error``; ``applied`` tells whether it was carried out all the same."""
-
-    error: FlussoError
-    applied: bool = False
-
-
-@dataclass(frozen=True)
-class ItemFault:
-    """Single writes fail: those of ``ids`` (None: every one), in the way ``kind`` says."""
-
-    kind: FailureKind
-    reason: str
-    status: int
-    ids: Optional[Set[str]] = None
-    retry_after_seconds: Optional[float] = None
-
-    def hits(self, write: Write) -> bool:
-        return self.ids is None or write.id in self.ids
-
-
-Fault = Union[Refusal, ItemFault]
-
-#: Asked before each request with the method's name and its writes (empty for all but ``write``); None lets it pass.
-Faults = Callable[[str, Sequence[Write]], Optional[Fault]]
-
-
-class Held(NamedTuple):
-    """What is stored under an id; ``body`` is None for a tombstone, whose version still counts."""
-
-    body: Optional[bytes]
-    version: int
-
-
-@dataclass
-class Generation:
-    """One index."""
-
-    number: int
-    shape: str
-    documents: Dict[str, Held] = field(default_factory=dict)
-    #: Everything up to here is in it; None while it gets changes.
-    frozen: Optional[int] = None
-
-    def write(self, write: Write) -> bool:
-        """Store unless something newer is there; equal versions win, as external_gte has it."""
-        held = self.documents.get(write.id)
-        if held is not None and write.version and held.version > write.version:
-            return False
-        self.documents[write.id] = Held(write.body, write.version)
-        return True
-
-    @property
-    def bodies(self) -> Dict[str, bytes]:
-        return {id: held.body for id, held in self.documents.items() if held.body is not None}
-
-
-@dataclass
-class StoredIndex:
-    """The generations of one logical index; readers see ``shown`` alone.
-
-    ``read`` is the one that is kept current, ``shown`` the same or a former one, ``kept`` are former ones, newest
-    first.
-    """
-
-    last: int = 0
-    read: Optional[Generation] = None
-    shown: Optional[Generation] = None
-    building: Optional[Generation] = None
-    kept: List[Generation] = field(default_factory=list)
-    seeded: bool = False
-    progress: Optional[Mapping[str, Any]] = None
-
-
-class MemoryStore:
-    """What a cluster would hold; give one to several sinks, one after another, to play restarts."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.indexes: Dict[str, StoredIndex] = {}
-        self.owner: Optional[SourceIdentity] = None
-        self.holder: Optional["MemorySink"] = None
-        self.record: Optional[Record] = None
-        self.parked: Dict[Tuple[str, str], Parked] = {}
-        self.requests: Dict[str, Request] = {}
-        self.answers: Dict[str, Answer] = {}
-        self.jobs: Dict[str, Mapping[str, Any]] = {}
-
-    def delete_index(self, index: str) -> None:
-        """What somebody does by hand: every generation is gone, the marks stay."""
-        with self.lock:
-            held = self.indexes[index]
-            held.read = held.shown = held.building = None
-            held.kept = []
-
-    @property
-    def position(self) -> int:
-        return self.record.confirmed if self.record is not None else 0
+from flusso_sync.sinks.memory.faults import Faults, ItemFault, Refusal
+from flusso_sync.sinks.memory.store import Generation, MemoryStore, StoredIndex
 
 
 class MemorySink(Sink):
@@ -251,19 +150,19 @@ class MemorySink(Sink):
         fits = held.read is not None and held.read.shape == plan.canonical
         if held.read is not None and not fits:
             # Another schema: it is read on, and stands still.
-            self._retire(held)
+            held.retire(self.store.position)
         seeded = self.stateful and held.seeded and fits
         unfinished = held.building
         if seeded or unfinished is None or unfinished.shape != plan.canonical or not self.stateful:
-            held.building, held.progress = None, None
+            held.forget_build()
         if not seeded:
             held.seeded = False
             if skip_build:
-                held.building, held.progress = None, None
+                held.forget_build()
                 if not fits:
-                    held.read = held.shown = self._create(held, plan)
+                    held.read = held.shown = held.create(plan.canonical)
             elif held.building is None:
-                held.building = self._create(held, plan)
+                held.building = held.create(plan.canonical)
         current = held.read or held.building
         return IndexReport(
             plan.name,
@@ -274,26 +173,9 @@ class MemorySink(Sink):
             progress=held.progress,
         )
 
-    def _create(self, held: StoredIndex, plan: IndexPlan) -> Generation:
-        held.last += 1
-        return Generation(held.last, plan.canonical)
-
-    def _retire(self, held: StoredIndex) -> None:
-        """What is kept current stands still from now on."""
-        if held.read is not None:
-            held.read.frozen = self.store.position
-            held.kept.insert(0, held.read)
-            held.read = None
-
     def begin_build(self, index: str) -> int:
         with self._request("begin_build"):
-            return self._begin_build(self._held(index), index).number
-
-    def _begin_build(self, held: StoredIndex, index: str) -> Generation:
-        held.seeded = False
-        if held.building is None or held.building.documents or held.progress is not None:
-            held.building, held.progress = self._create(held, self._plans[index]), None
-        return held.building
+            return self._held(index).begin(self._plans[index].canonical).number
 
     def resume_build(self, index: str) -> int:
         with self._request("resume_build"):
@@ -311,28 +193,22 @@ class MemorySink(Sink):
 
     def complete_build(self, index: str) -> None:
         with self._request("complete_build"):
-            held = self._held(index)
-            if held.building is not None:
-                self._retire(held)
-                held.read = held.shown = held.building
-                held.building, held.progress, held.seeded = None, None, True
-                held.kept = held.kept[: self._keep_generations]
+            self._held(index).complete(self.store.position, self._keep_generations)
 
     def rollback(self, index: str) -> RolledBack:
         with self._request("rollback"):
             held = self._held(index)
-            shown = held.shown.number if held.shown is not None else 0
-            older = next((one for one in held.kept if one.number < shown), None)
+            older = held.older
             if older is None:
                 raise SinkRefused(f"sink {self.name} keeps no former generation of index {index}", index=index)
-            building = self._begin_build(held, index)
-            self._retire(held)
+            building = held.begin(self._plans[index].canonical)
+            held.retire(self.store.position)
             held.shown = older
             return RolledBack(older.number, building.number)
 
     def generations(self) -> Mapping[str, Sequence[GenerationReport]]:
         with self._request("generations"):
-            return {index: _generations(self.name, held) for index, held in self.store.indexes.items()}
+            return {index: held.reports(self.name) for index, held in self.store.indexes.items()}
 
     def refresh(self, indexes: Sequence[str]) -> None:
         """Writes are seen at once."""
@@ -498,22 +374,6 @@ class _Request:
         self._sink.store.lock.release()
         if self._after is not None and kind is None:
             raise self._after
-
-
-def _generations(name: str, held: StoredIndex) -> List[GenerationReport]:
-    found = [(one, "kept") for one in held.kept]
-    found += [(held.read, "read")] if held.read is not None else []
-    found += [(held.building, "building")] if held.building is not None else []
-    return [
-        GenerationReport(
-            one.number,
-            "rolled back to" if state == "kept" and one is held.shown else state,
-            f"{name}:{one.number}",
-            len(one.bodies),
-            one.frozen,
-        )
-        for one, state in sorted(found, key=lambda pair: -pair[0].number)
-    ]
 
 
 def _who(identity: SourceIdentity) -> Tuple[str, str, str, str]:
