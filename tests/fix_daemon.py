@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import pytest
 
 from tests.postgres_server import die_with_parent
-from tests.waiting import wait_for
+from tests.waiting import PAUSE_SECONDS, wait_for
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FLUSSOD = CHECKOUT / "bin" / "flussod"
@@ -159,7 +159,9 @@ class DaemonProcess:
 
     # -- waiting ------------------------------------------------------------------------------------
 
-    def wait_for(self, condition: Callable[[], Any], timeout: float = 60.0, message: str = "") -> Any:
+    def wait_for(
+        self, condition: Callable[[], Any], timeout: float = 60.0, message: str = "", pause: float = PAUSE_SECONDS
+    ) -> Any:
         """Wait for ``condition()``; a daemon that ends meanwhile, or the deadline, fails with its log."""
 
         def alive() -> Any:
@@ -169,14 +171,19 @@ class DaemonProcess:
             return answer
 
         try:
-            return wait_for(alive, timeout, message)
+            return wait_for(alive, timeout, message, pause)
         except DaemonEnded:
             raise
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log_tail()}") from None
 
-    def wait_for_status(self, condition: Callable[[Json], Any], timeout: float = 60.0, message: str = "") -> Json:
-        """Wait until ``condition`` holds for ``/status``; returns that status."""
+    def wait_for_status(
+        self, condition: Callable[[Json], Any], timeout: float = 60.0, message: str = "", pause: float = PAUSE_SECONDS
+    ) -> Json:
+        """Wait until ``condition`` holds for ``/status``; returns that status.
+
+        Each answer costs the daemon time; whoever measures it asks with a longer ``pause``, in seconds.
+        """
 
         def ask() -> Optional[Json]:
             try:
@@ -185,7 +192,7 @@ class DaemonProcess:
                 return None
             return status if condition(status) else None
 
-        answer: Json = self.wait_for(ask, timeout, message or "/status")
+        answer: Json = self.wait_for(ask, timeout, message or "/status", pause)
         return answer
 
     def wait_until_live(self, timeout: float = 60.0) -> DaemonProcess:

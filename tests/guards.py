@@ -154,6 +154,13 @@ def jobs_are_not_stored() -> None:
     Spreader._write = lambda self, id, document: None  # type: ignore[method-assign]
 
 
+def builds_take_every_request() -> None:
+    """Promise 5 off: builds leave no request of a sink free for live changes."""
+    from flusso_sync.engine.writer import SinkWriter
+
+    SinkWriter._patient_limit = lambda self: self.sink.concurrency  # type: ignore[method-assign]
+
+
 def slow_spreading() -> None:
     """Changes that show in many documents are worked off two documents at a time, with a pause in between."""
     from flusso_sync.engine import spread
@@ -442,6 +449,7 @@ GUARDS: Dict[str, Callable[[], None]] = {
         frequent_watch,
         jobs_are_not_stored,
         slow_spreading,
+        builds_take_every_request,
         engines_never_change,
         forget_old_tuples,
         leave_identities_alone,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
+from typing import Any, Dict, List
 
 import pytest
 
-from tests.bench import shop
+from tests.bench import latency, memory, shop
+from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
 
@@ -45,3 +47,62 @@ def test_a_small_run_gives_ratios_side_by_side(opensearch: str) -> None:
     for figures in runs.values():
         lower = min(figures["copy_per_second"], figures["bulk_per_second"])
         assert figures["of_lower_ceiling"] == pytest.approx(figures["documents_per_second"] / lower, rel=0.05)
+
+
+def test_a_quantile_is_one_of_the_values() -> None:
+    assert quantile([5.0], 0.95) == 5.0
+    assert quantile([4.0, 1.0, 3.0, 2.0], 0.5) == 2.0
+    assert quantile([float(n) for n in range(1, 101)], 0.95) == 95.0
+    assert quantile([float(n) for n in range(1, 11)], 0.95) == 10.0
+
+
+def test_beside_a_build_twice_the_idle_latency_is_allowed_or_25_ms_more() -> None:
+    assert latency.bound_ms(10.0) == 35.0
+    assert latency.bound_ms(25.0) == 50.0
+    assert latency.bound_ms(40.0) == 80.0
+
+
+def _latency(readable: float, searchable: float = 50.0) -> Dict[str, Any]:
+    return latency.Latencies([readable], [searchable]).figures()
+
+
+def test_latencies_beside_a_rebuild_are_judged_by_those_of_the_idle_daemon() -> None:
+    figures = latency.judged({"rows": 9, "idle": _latency(8.0), "rebuild": _latency(33.0), "guard_off": _latency(33.1)})
+    assert figures["bound_ms"] == 33.0
+    assert (figures["rebuild"]["within"], figures["guard_off"]["within"]) == (True, False)
+    said = latency.report({**figures, "oldest_transaction_seconds": 0.5})
+    assert "is within the bound of 33.0 ms" in said and "guard off it is BEYOND it" in said
+    assert figures["idle"] == {
+        "samples": 1,
+        "readable_p50_ms": 8.0,
+        "readable_p95_ms": 8.0,
+        "searchable_p50_ms": 50.0,
+        "searchable_p95_ms": 50.0,
+    }
+
+
+def test_the_memory_of_a_large_build_is_compared_with_that_of_a_small_one() -> None:
+    assert memory.more(100, 114) == pytest.approx(0.14)
+    assert memory.more(100, 90) == pytest.approx(-0.1)
+    one = {"rows": 1, "seconds": 1.0, "oldest_transaction_seconds": 0.0}
+    for large, said in ((114, "within"), (115, "BEYOND")):
+        figures = memory.judged({"small": {**one, "memory_bytes": 100}, "large": {**one, "memory_bytes": large}})
+        assert f"{said} the bound of 15%" in memory.report(figures)
+
+
+@pytest.mark.pg
+@pytest.mark.opensearch
+@pytest.mark.slow
+def test_small_runs_of_latency_and_memory_give_every_figure(opensearch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latency, "IDLE_SAMPLES", 5)
+    monkeypatch.setattr(latency, "WARM_UP_SAMPLES", 2)
+    said: List[str] = []
+    with rig(opensearch) as servers:
+        live = latency.measure(servers, 3000, said.append)
+        built = memory.measure(servers, 3000, said.append)
+    assert live["rows"] == 3000 and live["idle"]["samples"] >= 5
+    for run in ("rebuild", "guard_off"):
+        assert live[run]["within"] == (live[run]["readable_p95_ms"] <= live["bound_ms"])
+    assert (built["small"]["rows"], built["large"]["rows"]) == (300, 3000)
+    assert built["small"]["memory_bytes"] > 20_000_000
+    assert latency.report(live) and memory.report(built)

@@ -7,8 +7,10 @@ from typing import Callable, TypeVar
 
 T = TypeVar("T")
 
+PAUSE_SECONDS = 0.01
 
-def wait_for(condition: Callable[[], T], timeout: float = 15.0, message: str = "") -> T:
+
+def wait_for(condition: Callable[[], T], timeout: float = 15.0, message: str = "", pause: float = PAUSE_SECONDS) -> T:
     """The first true answer of ``condition()``; fails the test when there is none within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
@@ -17,4 +19,4 @@ def wait_for(condition: Callable[[], T], timeout: float = 15.0, message: str = "
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout:g} s: {message or condition}; last answer: {answer!r}")
-        time.sleep(0.01)
+        time.sleep(pause)

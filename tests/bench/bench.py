@@ -1,5 +1,7 @@
 """What ``bin/bench`` measures: first builds of the shop, and what the same machine can do at most, in one run.
 
+Latency and memory are measured by modules of their own.
+
 Order of each measurement: the daemon builds; its index is compared with the tables; the daemon is stopped; then the
 ceilings are measured with the documents that the source itself renders.  Nothing runs beside anything else.
 """
@@ -15,16 +17,19 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
-from tests.bench import shop
+from tests.bench import latency, memory, shop
 from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
 from tests.bench.documents import Source, settings
-from tests.fix_daemon import DaemonProcess, MakeDaemon, daemons
-from tests.fix_opensearch import NoOpenSearch, start_node
-from tests.postgres_server import NoPostgres, make_folder, start_postgres
+from tests.bench.rig import Rig, Say, configuration, drop_slot, peak_memory, prefix, rig, seeded
+from tests.fix_daemon import DaemonProcess
+from tests.fix_opensearch import NoOpenSearch
+from tests.postgres_server import NoPostgres
 
 RUNS = [*shop.INDEXES, "all"]
+#: Asked for by name alone.
+OTHERS: Dict[str, Any] = {"latency": latency, "memory": memory}
 PATIENCE_SECONDS = 1800.0
 #: Every so many documents one is compared word for word.
 SAMPLE_EVERY = 997
@@ -51,18 +56,9 @@ class Ceiling(NamedTuple):
     bulk_seconds: float
 
 
-def configuration(url: str, node: str, run: str) -> Dict[str, Any]:
+def _configuration(url: str, node: str, run: str) -> Dict[str, Any]:
     indexes = shop.INDEXES if run == "all" else (run,)
-    return {
-        "prefix": prefix(run),
-        "source": {"type": "postgres", "connection_url": url, "slot": f"bench_{run}", "publication": f"bench_{run}"},
-        "sinks": {"primary": {"type": "opensearch", "url": node, "number_of_replicas": 0}},
-        "index": [{"name": i, "schema": str(shop.SCHEMAS / f"{i}.schema.yml"), "enabled": True} for i in indexes],
-    }
-
-
-def prefix(run: str) -> str:
-    return f"bench_{run}_"
+    return configuration(url, node, run, {index: shop.SCHEMAS / f"{index}.schema.yml" for index in indexes})
 
 
 def build(daemon: DaemonProcess, indexes: Tuple[str, ...], rows: Dict[str, int]) -> Built:
@@ -70,23 +66,18 @@ def build(daemon: DaemonProcess, indexes: Tuple[str, ...], rows: Dict[str, int])
     begin = time.perf_counter()
     building = 0.0
 
-    def seeded() -> bool:
+    def built() -> bool:
         nonlocal building
         with contextlib.suppress(OSError):
             status = daemon.status()
             if not building and status["phase"] in ("backfilling", "live"):
                 building = time.perf_counter()
-            return all(_state(status["indexes"][index]) == "seeded" for index in indexes)
+            return seeded(status, *indexes)
         return False
 
-    daemon.wait_for(seeded, PATIENCE_SECONDS, "all indexes seeded")
+    daemon.wait_for(built, PATIENCE_SECONDS, "all indexes seeded")
     end = time.perf_counter()
-    memory = [line for line in Path(f"/proc/{daemon.pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
-    return Built(sum(rows[i] for i in indexes), end - building, end - begin, int(memory[0].split()[1]) * 1024)
-
-
-def _state(index: Any) -> str:
-    return str(index["state"] if isinstance(index, dict) else index)
+    return Built(sum(rows[i] for i in indexes), end - building, end - begin, peak_memory(daemon))
 
 
 def ceiling(source: Source, node: Node, run: str, index: str, rows: int, folder: Path) -> Ceiling:
@@ -111,40 +102,31 @@ def ceiling(source: Source, node: Node, run: str, index: str, rows: int, folder:
     return Ceiling(rows, copying, loading)
 
 
-def measure(runs: List[str], users: int, node_url: Optional[str], say: Any) -> Dict[str, Any]:
-    """All runs over one shop: run -> figures."""
+def measure(rig: Rig, runs: List[str], users: int, say: Say) -> Dict[str, Any]:
+    """First builds over one shop: run -> figures."""
     figures: Dict[str, Any] = {}
-    with contextlib.ExitStack() as stack:
-        folder = make_folder("flusso-bench-")
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        say("starting its servers ...")
-        server = stack.enter_context(start_postgres())
-        if node_url is None:
-            node_url = stack.enter_context(start_node(heap="1g")).url
-        node = Node(node_url)
-        url = server.url(server.create_database("shop"))
+    node, server, folder = rig.node, rig.server, rig.folder
+    url = server.url(server.create_database("shop"))
+    with server.connect("shop") as connection:
+        rows = shop.fill(connection, users)
+    say("shop: " + ", ".join(f"{n:,} {table}" for table, n in rows._asdict().items()))
+    warm = rig.make(_configuration(url, rig.node_url, "all"), name="warm", start=False)
+    with Source(warm.folder / "flusso.yaml", url) as source:
+        documents = itertools.islice(source.documents("orders"), WARM_UP_DOCUMENTS)
+        warm_up(node, spool(documents, folder / "warm"))
+    for run in runs:
+        indexes = shop.INDEXES if run == "all" else (run,)
         with server.connect("shop") as connection:
-            rows = shop.fill(connection, users)
-        say("shop: " + ", ".join(f"{n:,} {table}" for table, n in rows._asdict().items()))
-        make: MakeDaemon = stack.enter_context(daemons(folder / "daemons"))
-        warm = make(configuration(url, node_url, "all"), name="warm", start=False)
-        with Source(warm.folder / "flusso.yaml", url) as source:
-            documents = itertools.islice(source.documents("orders"), WARM_UP_DOCUMENTS)
-            warm_up(node, spool(documents, folder / "warm"))
-        for run in runs:
-            indexes = shop.INDEXES if run == "all" else (run,)
-            with server.connect("shop") as connection:
-                connection.execute("CHECKPOINT")
-            daemon = make(configuration(url, node_url, run), name=run)
-            built = build(daemon, indexes, rows.documents)
-            daemon.stop()
-            with server.connect("shop") as connection:
-                connection.execute("SELECT pg_drop_replication_slot(%s)", [f"bench_{run}"])
-            with Source(daemon.folder / "flusso.yaml", url) as source:
-                ceilings = [ceiling(source, node, run, i, rows.documents[i], folder / "spool") for i in indexes]
-            node.call("DELETE", f"/{prefix(run)}*")
-            figures[run] = _figures(built, ceilings)
-            say(_line(run, figures[run]))
+            connection.execute("CHECKPOINT")
+        daemon = rig.make(_configuration(url, rig.node_url, run), name=run)
+        built = build(daemon, indexes, rows.documents)
+        daemon.stop()
+        drop_slot(rig, run)
+        with Source(daemon.folder / "flusso.yaml", url) as source:
+            ceilings = [ceiling(source, node, run, i, rows.documents[i], folder / "spool") for i in indexes]
+        node.call("DELETE", f"/{prefix(run)}*")
+        figures[run] = _figures(built, ceilings)
+        say(_line(run, figures[run]))
     return figures
 
 
@@ -184,31 +166,50 @@ def _line(run: str, f: Dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bin/bench")
     parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--rows", type=int)
     parser.add_argument("--only", default=",".join(RUNS))
     parser.add_argument("--node")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    runs = arguments.only.split(",")
-    unknown = sorted(set(runs) - set(RUNS))
+    wanted = arguments.only.split(",")
+    unknown = sorted(set(wanted) - {*RUNS, *OTHERS})
     if unknown:
-        parser.error(f"--only takes {', '.join(RUNS)}; not {', '.join(unknown)}")
+        parser.error(f"--only takes {', '.join([*RUNS, *OTHERS])}; not {', '.join(unknown)}")
     lock = threading.Lock()
 
     def say(text: str) -> None:
         with lock:
             print(text, file=sys.stderr, flush=True)
 
-    say(HEADER)
+    figures: Dict[str, Any] = {}
     try:
-        figures = measure(runs, arguments.users, arguments.node, say)
+        say("starting its servers ...")
+        with rig(arguments.node) as servers:
+            builds = [run for run in wanted if run in RUNS]
+            if builds:
+                say(HEADER)
+                figures.update(measure(servers, builds, arguments.users, say))
+            for run, module in OTHERS.items():
+                if run in wanted:
+                    figures[run] = module.measure(servers, arguments.rows or module.ROWS, say)
     except (NoPostgres, NoOpenSearch, RuntimeError, AssertionError) as error:
         say(f"bin/bench: {error}")
         return 1
     if arguments.json:
         print(json.dumps({"users": arguments.users, "runs": figures}, indent=2))
     else:
-        print("\n".join([HEADER, *(_line(run, figures[run]) for run in runs)]))
+        print("\n".join(_report(figures)))
     return 0
+
+
+def _report(figures: Dict[str, Any]) -> Iterator[str]:
+    builds = [run for run in figures if run in RUNS]
+    if builds:
+        yield HEADER
+        yield from (_line(run, figures[run]) for run in builds)
+    for run, module in OTHERS.items():
+        if run in figures:
+            yield module.report(figures[run])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,179 @@
+"""What the benchmarks share: servers of their own, daemons over them, and the arithmetic of what was measured."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import math
+import shutil
+import threading
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Type
+
+import psycopg
+
+from tests.bench.ceilings import Node
+from tests.fix_daemon import DaemonProcess, MakeDaemon, daemons
+from tests.fix_opensearch import start_node
+from tests.postgres_server import PostgresServer, make_folder, start_postgres
+
+Say = Callable[[str], None]
+
+#: Of the private surface, so that a benchmark can ask for a rebuild.
+PASSWORD = "bench"
+
+#: A daemon that is measured is asked for its status no oftener than this: each answer costs it time, too.
+LOOK_SECONDS = 0.5
+
+
+class Rig(NamedTuple):
+    """A Postgres, an OpenSearch, a maker of daemons and a folder, all gone at the end of ``rig``."""
+
+    server: PostgresServer
+    node_url: str
+    make: MakeDaemon
+    folder: Path
+
+    @property
+    def node(self) -> Node:
+        return Node(self.node_url)
+
+
+@contextlib.contextmanager
+def rig(node_url: Optional[str]) -> Iterator[Rig]:
+    """Start the servers; ``node_url`` names an OpenSearch that runs already."""
+    with contextlib.ExitStack() as stack:
+        folder = make_folder("flusso-bench-")
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        server = stack.enter_context(start_postgres())
+        if node_url is None:
+            node_url = stack.enter_context(start_node(heap="1g")).url
+        yield Rig(server, node_url, stack.enter_context(daemons(folder / "daemons")), folder)
+
+
+def configuration(
+    url: str, node: str, name: str, schemas: Dict[str, Path], sink: Optional[Dict[str, Any]] = None, **settings: Any
+) -> Dict[str, Any]:
+    """Of a daemon that builds ``schemas`` (index -> file); slot, publication and prefix are called after ``name``."""
+    search = {"type": "opensearch", "url": node, "number_of_replicas": 0, **(sink or {})}
+    return {
+        "prefix": prefix(name),
+        "source": {"type": "postgres", "connection_url": url, "slot": f"bench_{name}", "publication": f"bench_{name}"},
+        "sinks": {"primary": search},
+        "server": {"admin_password": PASSWORD},
+        "index": [{"name": index, "schema": str(file), "enabled": True} for index, file in schemas.items()],
+        **settings,
+    }
+
+
+def prefix(name: str) -> str:
+    return f"bench_{name}_"
+
+
+def reindex(daemon: DaemonProcess, index: str) -> None:
+    """Ask ``daemon`` for a rebuild of ``index``; it has begun when this returns."""
+    address = daemon.status()["addresses"]["private"]
+    credentials = base64.b64encode(f"admin:{PASSWORD}".encode()).decode()
+    request = urllib.request.Request(
+        f"http://{address}/reindex?index={index}", headers={"Authorization": f"Basic {credentials}"}, method="POST"
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        answer.read()
+
+
+def seeded(status: Dict[str, Any], *indexes: str) -> bool:
+    return all(status["indexes"][index] == "seeded" for index in indexes)
+
+
+def peak_memory(daemon: DaemonProcess) -> int:
+    """The highest resident memory of the process so far, in bytes (Linux)."""
+    lines = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
+    (peak,) = [line for line in lines if line.startswith("VmHWM")]
+    return int(peak.split()[1]) * 1024
+
+
+def drop_slot(rig: Rig, name: str) -> None:
+    """A slot that nobody confirms would hold WAL for the rest of the run."""
+    with rig.server.connect() as connection:
+        connection.execute("SELECT pg_drop_replication_slot(%s)", [f"bench_{name}"])
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest of ``values`` that at least ``share`` of them do not pass."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+class Reader:
+    """Asks a node on one connection, as an application that keeps one open does; use as a context manager."""
+
+    def __init__(self, node_url: str) -> None:
+        self._connection = http.client.HTTPConnection(urllib.parse.urlsplit(node_url).netloc, timeout=60)
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._connection.close()
+
+    def ask(self, path: str) -> Any:
+        """The JSON at ``path``; a status of 404 is an answer as well."""
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        data = answer.read()
+        if answer.status not in (200, 404):
+            raise RuntimeError(f"GET {path}: {answer.status} {data[:300].decode(errors='replace')}")
+        return json.loads(data)
+
+
+#: Transactions of client sessions of the daemon; that of its walsender lasts as long as the stream.
+_OLDEST = """
+SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8 FROM pg_stat_activity
+WHERE application_name LIKE 'flusso_sync%' AND backend_type <> 'walsender'
+"""
+
+
+class Transactions:
+    """The oldest transaction of any daemon, looked for ten times a second while this context is open."""
+
+    def __init__(self, url: str) -> None:
+        self.oldest_seconds = 0.0
+        self.looks = 0
+        self._url = url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="bench-transactions", daemon=True)
+
+    def __enter__(self) -> Transactions:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._stop.wait(0.1):
+                row = connection.execute(_OLDEST).fetchone()
+                if row is not None:
+                    self.oldest_seconds = max(self.oldest_seconds, row[0])
+                    self.looks += 1
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns of text, the first to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines: List[str] = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
