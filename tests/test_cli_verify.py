@@ -8,6 +8,8 @@ import json
 import random
 import subprocess
 import threading
+import time
+from pathlib import Path
 from typing import Any, Dict, Iterator, List, Sequence, Set
 from urllib.parse import quote
 
@@ -16,9 +18,10 @@ import pytest
 
 from tests.cases import BEYOND, KEYS, OTHERS, SHOP, THIRTY, Case
 from tests.deployment import Deployment
-from tests.fix_daemon import FLUSSOD
+from tests.fix_daemon import FLUSSOD, write_yaml
 from tests.fix_deployment import MakeDeployment
 from tests.fix_opensearch import call
+from tests.histories import Writer
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
 
@@ -109,7 +112,9 @@ def toggling(url: str, statements: Sequence[str], writers: int = 2) -> Iterator[
         with psycopg.connect(url, autocommit=True) as connection:
             while not stop.is_set():
                 for statement in statements:
-                    connection.execute(statement.encode(), prepare=True)
+                    # Others may take the rows away that it is about.
+                    with contextlib.suppress(psycopg.IntegrityError, psycopg.errors.DeadlockDetected):
+                        connection.execute(statement.encode(), prepare=True)
                 rounds[number] += 1
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(writers)]
@@ -228,3 +233,103 @@ def test_a_hundred_documents_damaged_by_hand_are_found_and_repaired_while_writer
     deployment.settle()
     assert_right(verify(deployment))
     deployment.assert_right()
+
+
+@pytest.mark.parametrize("case", [SHOP, BEYOND], ids=repr)
+def test_while_writers_run_at_full_speed_nothing_is_reported(deploy: MakeDeployment, case: Case) -> None:
+    """Random histories with deletes, moves and changes of keys, and rows that toggle between two values."""
+    deployment = deploy(case, 3)
+    deployment.start()
+    deployment.settle()
+    url = deployment.database.url
+    with contextlib.ExitStack() as writers:
+        written = writers.enter_context(Writer(url, 3, case))
+        if case is SHOP:
+            writers.enter_context(toggling(url, HOT, writers=1))
+        found = verify(deployment)
+        assert found.code == 0, found.output + found.error
+        assert all(one["settled"] and one["compared"] > 0 for one in found.indexes.values()), found.output
+        assert written.counts["transactions"] > 50
+    deployment.settle()
+    assert_right(verify(deployment))
+
+
+def test_without_a_daemon_it_compares_and_says_what_it_cannot_know(deploy: MakeDeployment) -> None:
+    deployment = deploy(SHOP)
+    daemon = deployment.start()
+    deployment.settle()
+    assert daemon.stop() == 0
+    assert_right(verify(deployment))
+
+    # What changed since then is a difference, on its way or not.
+    deployment.database.execute("UPDATE users SET name = 'Ada' WHERE id = 49")
+    found = verify(deployment, "users")
+    assert (found.code, found.differences("users", "different")) == (9, {"49"})
+    report = found.indexes["users"]
+    assert not report["settled"] and "no daemon runs for sink search" in report["notes"]
+    refused = verify(deployment, "--repair")
+    assert refused.code == 5 and "--repair leaves the writing to the running daemon" in refused.error
+
+    deployment.start()
+    deployment.settle()
+    assert_right(verify(deployment))
+
+
+def test_samples_throttles_files_and_short_transactions(deploy: MakeDeployment, tmp_path: Path) -> None:
+    deployment = deploy(SHOP, 20)
+    deployment.start()
+    deployment.settle()
+    Damage(deployment, "orders").delete([str(n) for n in range(1, 3001, 3)])
+
+    whole = verify(deployment, "orders", form="human")
+    assert whole.code == 9 and "1,000 missing, 0 extra, 0 different" in whole.output
+    assert "and 950 more" in whole.output and "✗ 1,000 differences left" in whole.output
+    sample = verify(deployment, "orders", "--sample", "30").indexes["orders"]
+    assert sample["sample_percent"] == 30 and sample["rows"] == 3000
+    # Chunks of 500 rows, a third of each missing.
+    assert 0 < sample["missing"] < 1000
+    assert sample["compared"] in range(500, 3000, 500), sample
+
+    file = tmp_path / "report.json"
+    longest: List[float] = []
+    stop = threading.Event()
+
+    def watch() -> None:
+        with psycopg.connect(deployment.database.url, autocommit=True) as connection:
+            while not stop.wait(0.05):
+                row = connection.execute(
+                    "SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)"
+                    " FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'flusso_sync%' AND backend_type = 'client backend'"
+                ).fetchone()
+                assert row is not None
+                longest.append(float(row[0]))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    started = time.monotonic()
+    try:
+        slow = verify(deployment, "users", "products", "--max-rows-per-second", "700", "--output", str(file))
+    finally:
+        stop.set()
+        watcher.join(30)
+    # 1,400 rows and as many ids.
+    assert time.monotonic() - started >= 3.5
+    assert (slow.code, slow.output) == (0, "")
+    assert [one["rows"] for one in json.loads(file.read_text())["indexes"]] == [1000, 400]
+    assert [path.name for path in tmp_path.iterdir() if "report" in path.name] == ["report.json"]
+    assert longest and max(longest) < 2.0, max(longest)
+
+
+def test_an_index_that_nobody_can_read_yet_and_one_that_is_not_there_are_told(deploy: MakeDeployment) -> None:
+    deployment = deploy(SHOP)
+    daemon = deployment.start()
+    deployment.settle()
+    daemon.stop()
+    deployment.config["prefix"] = deployment.prefix + "other."
+    write_yaml(daemon.folder / "flusso.yaml", deployment.config)
+    refused = verify(deployment)
+    assert refused.code == 5 and "readers find no index" in refused.error
+    wrong = verify(deployment, "nothing")
+    assert wrong.code == 2 and "no index nothing is enabled; there is orders, products, users" in wrong.error
+    assert verify(deployment, "--sink", "nowhere").code == 2
