@@ -1,7 +1,8 @@
 """Switches guards off, and stops at named places: each function here replaces one named function of the package.
 
 Used by ``tests/launch.py``, which then runs the command line in the same process.  A guard switched off must make the
-test of its promise find a difference; a gate makes the moment in question last until a file exists.
+test of its promise find a difference; which test that is says :data:`PROOFS`.  A gate makes the moment in question last
+until a file exists.
 """
 
 from __future__ import annotations
@@ -141,10 +142,17 @@ def partitions_forgotten() -> None:
 
     survey = capture.PostgresCapture._survey
     capture.PostgresCapture._survey = lambda self, connection: survey(self, connection)._replace(  # type: ignore[method-assign]
-        coverage={}
+        marks={}
     )
     prepare = capture.PostgresCapture.prepare
     capture.PostgresCapture.prepare = lambda self, record, stop: prepare(self, None, stop)  # type: ignore[method-assign]
+
+
+def partitions_taken_for_empty() -> None:
+    """Promise 1 off for new partitions: whatever came into them before they were published, none is taken for used."""
+    from flusso_sync.postgres import publication
+
+    publication.never_held_rows = lambda connection, oids: set(oids)
 
 
 def jobs_are_not_stored() -> None:
@@ -190,6 +198,13 @@ def forget_old_tuples() -> None:
         return resolve.touched((change._replace(old=None) for change in changes), traces)
 
     documents.touched = forgetful
+
+
+def suspects_believed() -> None:
+    """The guard of ``verify`` off: what differs is judged before what is on its way can have arrived."""
+    from flusso_sync.verify import Verifier
+
+    Verifier._wait_until_durable = lambda self: True  # type: ignore[method-assign]
 
 
 def leave_identities_alone() -> None:
@@ -446,6 +461,7 @@ GUARDS: Dict[str, Callable[[], None]] = {
         truncates_do_not_wait,
         shapes_forgotten,
         partitions_forgotten,
+        partitions_taken_for_empty,
         frequent_watch,
         jobs_are_not_stored,
         slow_spreading,
@@ -453,6 +469,7 @@ GUARDS: Dict[str, Callable[[], None]] = {
         engines_never_change,
         forget_old_tuples,
         leave_identities_alone,
+        suspects_believed,
         pause_finished_chunks,
         pause_inside_snapshots,
         short_silences,
@@ -479,4 +496,56 @@ GUARDS: Dict[str, Callable[[], None]] = {
         depth_without_end,
         problems_without_end,
     )
+}
+
+#: What each guard of a promise is there for (design section 3), and the test that fails without it: it runs with the
+#: guard and finds everything right, and with the guard off must find that it is not.
+PROOFS: Dict[str, Dict[str, str]] = {
+    "order of birth": {
+        "slot_after_the_first_read": "test_promises.py::test_nothing_committed_while_an_index_is_built_is_missed",
+        "partitions_taken_for_empty": (
+            "test_partitions.py::test_a_leaf_made_for_days_to_come_has_nothing_rebuilt_and_one_in_use_has"
+        ),
+    },
+    "confirmed means durable": {
+        "confirm_before_durable": "test_promises.py::test_an_unconfirmed_batch_is_sent_again_after_kill",
+    },
+    "fan-out storing": {
+        "jobs_are_not_stored": "test_spread.py::test_a_job_that_is_not_stored_is_lost_in_a_kill",
+    },
+    "visibility": {
+        "build_before_visible": "test_promises.py::test_no_document_is_built_before_its_cause_is_visible",
+    },
+    "no old read over a new one": {
+        "old_reads_win": "test_promises.py::test_no_old_read_overwrites_a_newer_document",
+        "truncates_do_not_wait": (
+            "faults/test_c4_truncate.py::test_what_was_read_before_a_truncate_does_not_reach_the_generation_after_it"
+        ),
+        "engines_never_change": (
+            "faults/test_d8_version_order.py::test_a_write_held_up_over_a_reopened_index_does_not_bring_a_row_back"
+        ),
+    },
+    "old-tuple use": {
+        "forget_old_tuples": "test_links.py::test_old_parents_need_old_tuples_and_identities_that_have_them",
+    },
+    "identity management": {
+        "leave_identities_alone": "test_links.py::test_old_parents_need_old_tuples_and_identities_that_have_them",
+    },
+    "TRUNCATE handling": {
+        "truncates_ignored": "faults/test_c4_truncate.py::test_a_truncate_is_a_change_of_every_row",
+    },
+    "partitions": {
+        "partitions_forgotten": "test_partitions.py::test_a_partition_that_goes_takes_its_rows_along",
+    },
+    "shapes": {
+        "shapes_forgotten": (
+            "faults/test_c6_ddl.py::test_a_type_that_the_plan_accepts_is_planned_anew_without_a_word_from_any_row"
+        ),
+    },
+    "lock-before-snapshot": {
+        "no_lock_before_the_snapshot": "test_promises.py::test_no_row_is_not_the_same_as_no_answer",
+    },
+    "the proof": {
+        "suspects_believed": "test_verify.py::test_what_is_on_its_way_is_waited_for_and_not_reported",
+    },
 }
