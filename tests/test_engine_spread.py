@@ -188,6 +188,18 @@ def test_a_job_goes_on_behind_what_was_durable_when_its_process_died(rigs: Any) 
     assert store.jobs == {}
 
 
+def test_no_more_than_one_step_is_under_way_so_that_live_changes_wait_for_no_more(rigs: Any) -> None:
+    rig = rigs()
+    rig.gate.clear()
+    rig.add(3, 4)
+    rig.thread.start()
+    wait_for(lambda: len(rig.submitted) == module.STEP_DOCUMENTS)
+    # A second one would be read within this time many times over.
+    assert not rig.stop.wait(0.3) and len(rig.submitted) == module.STEP_DOCUMENTS
+    rig.open()
+    wait_for(lambda: not rig.spreader.open_up_to(10**9))
+
+
 def test_a_row_that_changes_again_makes_no_second_job(rigs: Any) -> None:
     rig = rigs()
     rig.gate.clear()
