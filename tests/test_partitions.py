@@ -39,6 +39,9 @@ STEPS = {
     "one is attached as DEFAULT": "ALTER TABLE visit ATTACH PARTITION visit_2023 DEFAULT",
 }
 
+#: Rows of the new leaf come in no statement of ours: nothing that anybody could have missed.
+BARE = "a leaf is created below a partition"
+
 #: None of these may ever be refused, whoever noticed what by then.
 USE = """
     INSERT INTO visit SELECT d, n, NULL, NULL, 'used ' || n FROM generate_series(901, 904) n,
@@ -57,6 +60,15 @@ def noticed(deployment: Deployment, built: int) -> None:
     daemon.wait_for(lambda: daemon.log.count("building index visits:") > built, 60, "it is noticed")
     daemon.wait_for_status(lambda s: set(s["indexes"].values()) == {"seeded"} and s["phase"] == "live", 90)
     deployment.settle()
+
+
+def heard(deployment: Deployment, built: int) -> None:
+    """What is there by now is told of, and nothing was built for that."""
+    daemon = deployment.daemon
+    daemon.wait_for(lambda: leaves(deployment) <= published(deployment), 60, "it is published")
+    daemon.wait_for_status(lambda s: set(s["indexes"].values()) == {"seeded"} and s["phase"] == "live", 90)
+    deployment.settle()
+    assert daemon.log.count("building index visits:") == built, daemon.log_tail()
 
 
 def leaves(deployment: Deployment) -> "set[str]":
@@ -89,7 +101,10 @@ def test_what_becomes_of_partitions_is_noticed_and_nothing_is_refused_meanwhile(
         deployment.database.execute(USE)
         if moment != "live":
             deployment.start()
-        noticed(deployment, built)
+        if title == BARE:
+            heard(deployment, built)
+        else:
+            noticed(deployment, built)
         found = deployment.differences()
         assert not found, (title, found)
         assert leaves(deployment) <= published(deployment) and "visit" not in published(deployment), title
@@ -118,4 +133,38 @@ def test_a_partition_that_goes_takes_its_rows_along(deploy: MakeDeployment, guar
     else:
         deployment.settle()
         assert daemon.log.count("building index visits:") == 1
+    expect(deployment, guarded)
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
+def test_a_leaf_made_for_days_to_come_has_nothing_rebuilt_and_one_in_use_has(
+    deploy: MakeDeployment, guarded: bool
+) -> None:
+    deployment = deploy(BEYOND)
+    guards = ["frequent_watch"] + ([] if guarded else ["partitions_taken_for_empty"])
+    daemon = deployment.start(guards)
+    deployment.settle()
+    deployment.database.execute(STEPS["a leaf is created and used at once"])
+    heard(deployment, 1)
+    # Its rows are heard from the first to the last.
+    deployment.database.execute(
+        "INSERT INTO visit SELECT date '2025-05-05', n, NULL, NULL, 'early ' || n FROM generate_series(1, 40) n"
+    )
+    deployment.database.execute("UPDATE visit_2025 SET visitor = 'x' WHERE nr = 3; DELETE FROM visit_2025 WHERE nr = 5")
+    deployment.settle()
+    deployment.assert_right()
+    # Rows that came before anybody listened are another matter.
+    deployment.database.execute(
+        f"""
+        DELETE FROM visit_other WHERE day >= '2027-01-01' AND day < '2028-01-01';
+        CREATE TABLE visit_2027 PARTITION OF visit FOR VALUES FROM ('2027-01-01') TO ('2028-01-01');
+        ALTER TABLE visit_2027 OWNER TO {OWNER};
+        INSERT INTO visit SELECT date '2027-05-05', n, NULL, NULL, 'first ' || n FROM generate_series(1, 40) n;
+        """
+    )
+    if guarded:
+        noticed(deployment, 1)
+    else:
+        heard(deployment, 1)
+    assert "Traceback" not in daemon.log
     expect(deployment, guarded)

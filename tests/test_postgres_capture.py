@@ -15,7 +15,7 @@ from flusso_sync.backoff import Stopped
 from flusso_sync.config.load import Config
 from flusso_sync.engine.source import ChangeRun, Record
 from flusso_sync.errors import FlussoError, SlotMissing, SourceChanged, SourceRefused, SourceUnauthorized
-from flusso_sync.postgres import slot
+from flusso_sync.postgres import publication, slot
 from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
 from flusso_sync.postgres.connection import SourceAccess, connect
 from flusso_sync.postgres.replication import ReplicationStream
@@ -172,6 +172,7 @@ def test_a_rebuild_that_one_attempt_found_necessary_is_not_forgotten_by_the_next
     rig = make(manage_replica_identity=False)
     rig.prepare()
     rig.capture.close()
+    database.execute("INSERT INTO children VALUES (1, 1)")
     # When the identity is strengthened, and the attempt then fails
     rig = make()
     rig.capture.connect(rig.stop)
@@ -251,6 +252,90 @@ def test_an_identity_that_was_locked_out_is_set_by_the_watch(
         rig.capture.watch()
     assert database.execute("SELECT relreplident::text FROM pg_class WHERE relname = 'children'") == [("f",)]
     assert set(rig.capture.prepare(Record(confirmed=1 << 62, coverage=coverage), rig.stop).rebuild) == {"parents"}
+
+
+LEAVES = """
+CREATE TABLE parents (id int PRIMARY KEY);
+CREATE TABLE children (id int PRIMARY KEY, parent_id int) PARTITION BY RANGE (id);
+CREATE TABLE first PARTITION OF children FOR VALUES FROM (0) TO (10);
+CREATE TABLE rest PARTITION OF children DEFAULT;
+CREATE TABLE apart (LIKE children INCLUDING ALL);
+"""
+NEXT = "CREATE TABLE next PARTITION OF children FOR VALUES FROM (10) TO (20);"
+
+#: What happens to the leaves before anybody looks, and whether rows may have been missed.
+GROWTH = {
+    "created": (NEXT, False),
+    "two created": (NEXT + "CREATE TABLE last PARTITION OF children FOR VALUES FROM (20) TO (30)", False),
+    "attached": ("ALTER TABLE children ATTACH PARTITION apart FOR VALUES FROM (10) TO (20)", False),
+    "created and filled": (NEXT + "INSERT INTO children VALUES (11, 1)", True),
+    "filled, then attached": (
+        "INSERT INTO apart VALUES (11, 1); ALTER TABLE children ATTACH PARTITION apart FOR VALUES FROM (10) TO (20)",
+        True,
+    ),
+    "filled and emptied": (NEXT + "INSERT INTO next VALUES (11, 1); DELETE FROM next", True),
+    "filled, emptied and vacuumed": (NEXT + "INSERT INTO next VALUES (11, 1); DELETE FROM next;; VACUUM next", True),
+    "filled and truncated": (NEXT + "INSERT INTO next VALUES (11, 1);; TRUNCATE next", True),
+    "created, and another one gone": (NEXT + "ALTER TABLE children DETACH PARTITION first", True),
+    "created, and another one's identity gone": (NEXT + "ALTER TABLE first REPLICA IDENTITY NOTHING", True),
+    "created without any index": (
+        "ALTER TABLE children DROP CONSTRAINT children_pkey;" + NEXT + "ALTER TABLE children ADD PRIMARY KEY (id)",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("theirs", [False, True], ids=["our publication", "a publication of all tables"])
+@pytest.mark.parametrize("growth", list(GROWTH))
+def test_a_leaf_that_never_held_a_row_is_heard_and_has_nothing_rebuilt(
+    make: Callable[..., Rig], database: Database, growth: str, theirs: bool
+) -> None:
+    database.execute("DROP TABLE parents, children;" + LEAVES)
+    rig = make(on_blind_table="warn")
+    if theirs:
+        database.execute(f"CREATE PUBLICATION {rig.slot} FOR ALL TABLES")
+    record = Record(confirmed=1 << 62, coverage=rig.prepare().coverage)
+    statements, missed = GROWTH[growth]
+    # An old transaction must not hold up what has nothing to be read.
+    with database.connect(autocommit=False) as older:
+        older.execute("SELECT pg_current_xact_id()")
+        for statement in statements.split(";;"):
+            database.execute(statement)
+        with pytest.raises(SourceChanged):
+            rig.capture.watch()
+        if missed:
+            older.rollback()
+        prepared = rig.prepare(record)
+        older.rollback()
+    assert set(prepared.rebuild) == ({"parents"} if missed else set())
+    heard = {name for (name,) in database.execute("SELECT tablename::text FROM pg_publication_tables")}
+    tree = database.execute("SELECT relid::text FROM pg_partition_tree('children') WHERE isleaf")
+    if "identity gone" not in growth:
+        assert {name for (name,) in tree} <= heard
+    # From now on it is one of those that are compared.
+    rig.capture.watch()
+    rig.capture.close()
+    rig = make(on_blind_table="warn")
+    assert rig.prepare(Record(confirmed=1 << 62, coverage=prepared.coverage)).rebuild == {}
+    rig.capture.watch()
+
+
+def test_a_leaf_created_while_another_one_is_published_is_published_as_well(
+    make: Callable[..., Rig], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.execute("DROP TABLE parents, children;" + LEAVES)
+    rig = make()
+    extend = publication.extend
+
+    def slowly(connection: Any, found: Any) -> None:
+        extend(connection, found)
+        monkeypatch.undo()
+        database.execute(NEXT)
+
+    monkeypatch.setattr(publication, "extend", slowly)
+    rig.prepare()
+    heard = {name for (name,) in database.execute("SELECT tablename::text FROM pg_publication_tables")}
+    assert heard == {"parents", "first", "rest", "next"}
 
 
 def test_a_slot_older_than_its_publication_is_made_anew_and_is_a_gap_where_something_was_built(

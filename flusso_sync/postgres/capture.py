@@ -102,13 +102,34 @@ def leaves_of(catalog: Catalog, uses: Mapping[Table, TableUse]) -> List[Leaf]:
 
 
 class Survey(NamedTuple):
-    """The leaves of every used table, and by used table a mark that changes with what is told of it: its leaves,
-    their entries in the publication, whether their ``identities`` (by leaf) suffice, how its generated columns are
-    computed."""
+    """The leaves of every used table, and by used table and OID of a leaf what is told of it: its entry in the
+    publication, whether its identity (``identities``, by leaf) suffices, how its generated columns are computed.
+    ``told``: OIDs of the leaves that the publication has."""
 
     leaves: List[Leaf]
-    coverage: Dict[str, str]
+    marks: Dict[str, Dict[int, str]]
     identities: Dict[Table, identity.Identity]
+    told: Set[int]
+
+    @property
+    def coverage(self) -> Dict[str, str]:
+        """By used table a mark that changes with what is told of it."""
+        return {table: _covered(marks) for table, marks in self.marks.items()}
+
+    def grown(self, table: str, known: str, unused: Set[int]) -> bool:
+        """Whether ``table`` is as it was when its mark was ``known``, but for leaves of ``unused`` that came later."""
+        last = known.partition(":")[0]
+        if not last.isdigit():
+            return False
+        return known == _covered(
+            {oid: mark for oid, mark in self.marks[table].items() if oid <= int(last) or oid not in unused}
+        )
+
+
+def _covered(marks: Mapping[int, str]) -> str:
+    """The highest OID, so that leaves which came later are known from those that were there, and a digest of all."""
+    told = "\n".join(mark for _, mark in sorted(marks.items()))
+    return f"{max(marks, default=0)}:{sha256(told.encode()).hexdigest()[:16]}"
 
 
 class PostgresCapture(Capture):
@@ -135,6 +156,9 @@ class PostgresCapture(Capture):
         self._heard = 0
         self._wanted: Dict[Table, Wanted] = {}
         self._rebuild: Dict[str, str] = {}
+        #: Leaves that were altered while the slot was there, by OID: their indexes must be rebuilt for this reason
+        #: if rows of theirs may have been missed.
+        self._altered: Dict[int, Tuple[Sequence[str], str]] = {}
         self._coverage: Dict[str, str] = {}
         #: Weak identities that may be ours to mend once nobody uses the table for a moment.
         self._locked_out: List[identity.Identity] = []
@@ -174,43 +198,77 @@ class PostgresCapture(Capture):
         """Replica identities, then publication, then slot (promise 1)."""
         connection = self._guarded()
         with translating("preparing the source"):
-            survey = self._survey(connection)
-            leaves = survey.leaves
-            self._wanted = {leaf.relation.table: leaf.wanted for leaf in leaves if leaf.use.indexes}
             if record is not None:
                 self._former.update({key: undo for key, undo in record.coverage.items() if key.startswith(FORMER)})
             existing = slot.find_slot(connection, self._settings.slot)
-            # Kept over attempts: what one of them has altered looks right to the next.
-            rebuild = self._rebuild
-            blind: Dict[str, List[str]] = {}
-            changed, mute = self._identities(connection, survey, stop, blind)
-            for leaf in changed:
-                if existing is not None:
-                    for index in leaf.use.indexes:
-                        rebuild.setdefault(index, f"the replica identity of {leaf.relation.table} was strengthened")
-            # Never a mute one: published, it would refuse its application's UPDATE and DELETE (promise 12).
-            heard = [leaf for leaf in leaves if leaf not in mute and leaf.use.indexes]
             unreadable = self._unreadable(connection, existing)
-            for leaf in self._publish(connection, heard, blind):
-                if existing is not None:
-                    for index in leaf.use.indexes:
-                        rebuild.setdefault(index, f"table {leaf.relation.table} was added to the publication")
-            leaves, self._coverage, _ = self._survey(connection)
+            survey, blind = self._listen(connection, existing, stop)
+            self._wanted = {leaf.relation.table: leaf.wanted for leaf in survey.leaves if leaf.use.indexes}
+            self._coverage = survey.coverage
             self._status.set_fact(
                 "replica_identities_set",
                 {k[len(FORMER) + 1 :]: f"to undo: {undo}" for k, undo in self._former.items()} or None,
             )
-            for leaf in leaves:
-                table = str(leaf.use.table)
-                if record is not None and record.coverage.get(table, "") not in ("", self._coverage[table]):
-                    for index in leaf.use.indexes:
-                        rebuild.setdefault(index, f"what the source tells of table {table} was altered")
+            # Kept over attempts: what one of them has altered looks right to the next.
+            rebuild = self._rebuild
+            rebuild.update(self._missed(connection, survey, record))
             if rebuild:
                 slot.wait_for_older(connection, stop, self._waiting)
                 self._status.clear_trouble("source transactions")
             for plan in self._plans:
                 self._status.set_blind(plan.name, blind.get(plan.name, ()))
             return self._slot(connection, existing, record, rebuild, unreadable, stop)
+
+    def _listen(
+        self, connection: "psycopg.Connection[Any]", existing: Optional[slot.SlotState], stop: threading.Event
+    ) -> Tuple[Survey, Dict[str, List[str]]]:
+        """Have every leaf told of as well as may be; returns what is so now, and what indexes do not hear, and why."""
+        while True:
+            survey = self._survey(connection)
+            blind: Dict[str, List[str]] = {}
+            changed, mute = self._identities(connection, survey, stop, blind)
+            # Never a mute one: published, it would refuse its application's UPDATE and DELETE (promise 12).
+            heard = [leaf for leaf in survey.leaves if leaf not in mute and leaf.use.indexes]
+            added = self._publish(connection, heard, blind)
+            if existing is not None:
+                for leaf in changed:
+                    reason = f"the replica identity of {leaf.relation.table} was strengthened"
+                    self._altered.setdefault(leaf.relation.oid, (leaf.use.indexes, reason))
+                for leaf in added:
+                    reason = f"table {leaf.relation.table} was added to the publication"
+                    self._altered.setdefault(leaf.relation.oid, (leaf.use.indexes, reason))
+            now = self._survey(connection)
+            if {leaf.relation.oid for leaf in now.leaves} <= {leaf.relation.oid for leaf in survey.leaves}:
+                return now, blind
+            # A leaf came meanwhile: nobody would ever look at it again.
+            if stop.is_set():
+                raise Stopped
+
+    def _missed(
+        self, connection: "psycopg.Connection[Any]", survey: Survey, record: Optional[Record]
+    ) -> Dict[str, str]:
+        """Index -> why it must be rebuilt: what is told of a table was altered, so rows may have changed unheard.
+
+        Not for a leaf that is told of and never held a row: a row from before would have left its mark, so whatever
+        comes into it comes after its entry into the publication.
+        """
+        known = {} if record is None else {table: record.coverage.get(table, "") for table in survey.marks}
+        altered = {table for table, mark in known.items() if mark not in ("", self._coverage[table])}
+        candidates = {oid for table in altered for oid in survey.marks[table]}.union(self._altered)
+        unused = publication.never_held_rows(connection, survey.told.intersection(candidates))
+        rebuild: Dict[str, str] = {}
+        for oid, (indexes, reason) in self._altered.items():
+            for index in () if oid in unused else indexes:
+                rebuild.setdefault(index, reason)
+        for leaf in survey.leaves:
+            table = str(leaf.use.table)
+            if table in altered and not survey.grown(table, known[table], unused):
+                for index in leaf.use.indexes:
+                    rebuild.setdefault(index, f"what the source tells of table {table} was altered")
+        if unused and not rebuild:
+            names = ", ".join(str(leaf.relation.table) for leaf in survey.leaves if leaf.relation.oid in unused)
+            log.info("%s never held a row, so nothing is rebuilt for it", names)
+        return rebuild
 
     def _survey(self, connection: "psycopg.Connection[Any]") -> Survey:
         catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
@@ -229,19 +287,17 @@ class PostgresCapture(Capture):
         refused = identity.refused_kinds(
             connection.info.server_version, publication.publishes_generated(connection, self._settings.publication)
         )
-        marks: Dict[str, List[str]] = {}
+        # A table without any leaf has a mark, too: the first one may come with rows.
+        marks: Dict[str, Dict[int, str]] = {str(use.table): {} for use in uses.values()}
         identities: Dict[Table, identity.Identity] = {}
         for leaf in leaves:
             found = identities[leaf.relation.table] = identity.identity_of(leaf.relation, leaf.use, refused)
             suffices = "" if found.remedy is None else "mute" if found.mute else "weak"
             mark = f"{leaf.relation.table} {leaf.relation.oid} {told.get(leaf.relation.table, '')} {suffices}"
             computed = "\0".join(column.expression for column in leaf.relation.columns.values() if column.expression)
-            marks.setdefault(str(leaf.use.table), []).append(f"{mark}\0{computed}" if computed else mark)
-        return Survey(
-            leaves,
-            {table: sha256("\n".join(sorted(each)).encode()).hexdigest()[:16] for table, each in marks.items()},
-            identities,
-        )
+            marks[str(leaf.use.table)][leaf.relation.oid] = f"{mark}\0{computed}" if computed else mark
+        oids = {leaf.relation.oid for leaf in leaves if leaf.relation.table in told}
+        return Survey(leaves, marks, identities, oids)
 
     def _identities(
         self,

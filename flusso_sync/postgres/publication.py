@@ -41,6 +41,23 @@ select t.schemaname::text, t.tablename::text, p.xmin::text || coalesce('.' || r.
 """
 
 
+# Every row, also one that was rolled back, makes the file of its table grow before it is in the WAL, and that of each
+# index over all rows beyond its first page.  TRUNCATE and whatever rewrites a table or an index gives it a file of
+# another number (but in the transaction that made the table, and then nobody saw the rows).  VACUUM may cut an emptied
+# table down to nothing, an index never, and it notes how many rows it found.
+# https://www.postgresql.org/docs/current/catalog-pg-class.html
+_NEVER_HELD_ROWS = """
+select c.oid::int8
+  from pg_class c join pg_am a on a.oid = c.relam
+  join (select i.indrelid,
+               bool_and(x.relfilenode = x.oid and pg_relation_size(x.oid) = current_setting('block_size')::int8) as bare
+          from pg_index i join pg_class x on x.oid = i.indexrelid join pg_am m on m.oid = x.relam
+         where i.indrelid = any(%s::oid[]) and i.indpred is null and m.amname = 'btree'
+         group by i.indrelid) b on b.indrelid = c.oid and b.bare
+ where a.amname = 'heap' and c.relfilenode = c.oid and c.reltuples < 0 and pg_relation_size(c.oid) = 0
+"""
+
+
 class Coverage(NamedTuple):
     """Whether a publication tells us of every table.  ``statement`` is the DDL that adds what is missing."""
 
@@ -101,6 +118,12 @@ def publishes_generated(connection: "psycopg.Connection[Any]", publication: str)
 def told(connection: "psycopg.Connection[Any]", publication: str) -> Dict[Table, str]:
     """Every table the publication tells of, with a mark that changes when it was altered for that table."""
     return {Table(schema, name): mark for schema, name, mark in rows(connection, _TOLD, (publication,))}
+
+
+def never_held_rows(connection: "psycopg.Connection[Any]", oids: Iterable[int]) -> Set[int]:
+    """Those of the tables ``oids`` in which certainly nobody ever saw a row; without an index that cannot be told."""
+    wanted = sorted(oids)
+    return {oid for (oid,) in rows(connection, _NEVER_HELD_ROWS, (wanted,))} if wanted else set()
 
 
 def extend(connection: "psycopg.Connection[Any]", found: Coverage) -> None:
