@@ -47,7 +47,7 @@ class Drift:
             if error is None:
                 self._fitted.add(name)
                 self._status.clear_trouble(f"drift {name}")
-                if any(note != self.shapes[name] for note in notes):
+                if not all(self._is_still(name, schema, note) for note in notes):
                     altered[name] = _altered(self.shapes[name], notes)
             elif name in self._fitted or any(note.split(" ")[0] == schema for note in notes):
                 self.drifted[name] = error
@@ -57,6 +57,10 @@ class Drift:
         if new:
             raise _together(new)
         return altered
+
+    def _is_still(self, index: str, schema: str, note: str) -> bool:
+        former, _, shape = note.partition(" ")
+        return former == schema and shape != DRIFTED_NOTE and self._documents.is_still(index, shape)
 
     def _stand_still(self, index: str, error: FlussoError) -> None:
         hint = error.hint or "Mend the table, which is looked at every few seconds, or the schema file, and start again"

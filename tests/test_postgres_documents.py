@@ -12,7 +12,7 @@ import pytest
 from flusso_sync.backoff import Stopped
 from flusso_sync.config.load import Config
 from flusso_sync.engine.source import Document
-from flusso_sync.errors import SourceUnavailable
+from flusso_sync.errors import SchemaDrift, SourceUnavailable
 from flusso_sync.postgres.connection import SourceAccess
 from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments, before_page_header
 from flusso_sync.status import Status
@@ -62,6 +62,96 @@ def sessions(database: Database) -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'flusso_sync' AND datname = current_database()"
     )
     return int(rows[0][0])
+
+
+FEELINGS: Dict[str, Any] = {
+    "version": 1,
+    "table": "people",
+    "primary_key": "id",
+    "fields": [
+        {"text": "mood", "required": False},
+        {"text": "former", "required": False},
+        {
+            "custom": "home",
+            "postgres": ["address"],
+            "opensearch": "object",
+            "required": False,
+            "options": {"enabled": False},
+        },
+        {"integer": "age", "required": False},
+    ],
+}
+
+#: Types within types; ``unused`` is of no document.
+PEOPLE = """
+CREATE TYPE mood AS ENUM ('sad', 'fine');
+CREATE TYPE weather AS ENUM ('rain', 'sun');
+CREATE TYPE place AS (street text, sky weather);
+CREATE TYPE address AS (at place, floor int);
+CREATE DOMAIN years AS int;
+CREATE TYPE unused AS ENUM ('a');
+CREATE TABLE people (id int PRIMARY KEY, mood mood, former mood[], home address, age years, rest unused);
+INSERT INTO people VALUES (1, 'sad', '{sad,fine}', ROW(ROW('Elm St', 'rain')::place, 2)::address, 7, 'a');
+"""
+
+#: What happens to a type, and whether it changes any document.
+TYPE_CHANGES = {
+    "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'": True,
+    "ALTER TYPE weather RENAME VALUE 'rain' TO 'wet'": True,
+    "ALTER TYPE place RENAME ATTRIBUTE street TO road": True,
+    "ALTER TYPE address ADD ATTRIBUTE door text": True,
+    "ALTER TYPE address DROP ATTRIBUTE floor": True,
+    "ALTER TYPE mood RENAME TO feeling": True,
+    "ALTER TYPE mood ADD VALUE 'glad' BEFORE 'fine'": False,
+    "ALTER TYPE weather ADD VALUE 'fog'": False,
+    "ALTER DOMAIN years ADD CHECK (VALUE < 200)": False,
+    "ALTER TYPE unused RENAME VALUE 'a' TO 'b'": False,
+}
+
+
+@pytest.mark.parametrize("statement", list(TYPE_CHANGES))
+def test_types_whose_values_are_written_otherwise_now_are_noticed_and_new_labels_are_not(
+    database: Database, statement: str
+) -> None:
+    database.execute(PEOPLE)
+    config = Config.from_mapping(
+        {"source": {"type": "postgres"}, "index": [{"name": "people", "schema": FEELINGS, "enabled": True}]}
+    )
+    access = SourceAccess(lambda: database.url, "here")
+
+    def opened() -> PostgresDocuments:
+        one = PostgresDocuments(access, DocumentSettings())
+        one.report_to(Status())
+        one.open(config.plans, threading.Event())
+        assert not one.unreadable()
+        return one
+
+    def built(documents: PostgresDocuments) -> List[Document]:
+        with documents.snapshot((), threading.Event()) as snapshot:
+            return snapshot.build("people", [("1",)])[0]
+
+    altered = TYPE_CHANGES[statement]
+    with closing(opened()) as documents:
+        before, shape = built(documents), documents.shape("people")
+        documents.watch()
+        database.execute(statement)
+        if altered:
+            with pytest.raises(SchemaDrift, match="people"):
+                documents.watch()
+        else:
+            documents.watch()
+    # The next start knows it as well, and what is added to what was added counts no more than that.
+    with closing(opened()) as documents:
+        assert documents.is_still("people", shape) is not altered
+        assert (built(documents) == before) is (not altered or "RENAME TO" in statement)
+        again = documents.shape("people")
+    if altered or "ADD VALUE" in statement:
+        assert again != shape
+    database.execute(
+        "ALTER TYPE mood ADD VALUE 'neither'".replace("mood", "feeling" if "feeling" in statement else "mood")
+    )
+    with closing(opened()) as documents:
+        assert documents.is_still("people", again)
 
 
 def test_connections_of_threads_that_ended_are_closed(

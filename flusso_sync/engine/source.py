@@ -245,6 +245,10 @@ class Documents(Protocol):
         """A digest of what the documents of ``index`` are made of; what was written under another one may be wrong."""
         return ""
 
+    def is_still(self, index: str, former: str) -> bool:
+        """Whether what was written when ``shape`` was ``former`` is right as far as that goes."""
+        return former == self.shape(index)
+
     def watch(self) -> None:
         """Look at the tables every few seconds, changes or not.
 

@@ -39,7 +39,8 @@ class Type:
     ``sql`` is the type to cast a text to: qualified, without modifier, an array type for arrays.  ``base`` is the
     bare name of the type itself or of an array's elements (``int4``, ``text``, ``citext``), ``schema`` where it lives.
     ``looks_like`` is the name the schema language compares (an ENUM looks like ``text``); ``names`` are all
-    names a ``custom`` field may use for it.
+    names a ``custom`` field may use for it.  ``made_of`` changes with whatever of a user's types decides how its values
+    are written, but for ``labels``: the OIDs and labels of every ENUM in it, to which labels may be added.
     """
 
     sql: str
@@ -51,6 +52,8 @@ class Type:
     is_domain: bool = False
     looks_like: str = ""
     names: FrozenSet[str] = frozenset()
+    made_of: Tuple[str, ...] = ()
+    labels: Tuple[Tuple[int, str], ...] = ()
 
     @property
     def is_builtin(self) -> bool:
@@ -254,7 +257,14 @@ WITH RECURSIVE wanted AS (
     SELECT atttypid FROM attributes
     UNION
     SELECT v.part FROM types y JOIN pg_catalog.pg_type t ON t.oid = y.oid
-    CROSS JOIN LATERAL (VALUES (t.typbasetype), (CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END)) v(part)
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype UNION ALL SELECT CASE WHEN t.typcategory = 'A' THEN t.typelem ELSE 0 END
+        UNION ALL
+        SELECT a.atttypid FROM pg_catalog.pg_attribute a
+        WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION ALL
+        SELECT g.rngsubtype FROM pg_catalog.pg_range g WHERE t.oid IN (g.rngtypid, g.rngmultitypid)
+    ) v(part)
     WHERE v.part <> 0
 )
 SELECT
@@ -289,7 +299,15 @@ SELECT
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
         'oid', t.oid::int8, 'schema', n.nspname, 'name', t.typname, 'kind', t.typtype, 'base', t.typbasetype::int8,
         'element', CASE WHEN t.typcategory = 'A' THEN t.typelem::int8 ELSE 0 END,
-        'full_name', pg_catalog.format_type(t.oid, NULL)))
+        'full_name', pg_catalog.format_type(t.oid, NULL),
+        'labels', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(e.oid::int8, e.enumlabel) ORDER BY e.oid)
+                   FROM pg_catalog.pg_enum e WHERE e.enumtypid = t.oid),
+        'attributes', (SELECT pg_catalog.json_agg(pg_catalog.json_build_array(a.attname, a.atttypid::int8, a.atttypmod)
+                                                  ORDER BY a.attnum)
+                       FROM pg_catalog.pg_attribute a
+                       WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
+        'range_of', (SELECT g.rngsubtype::int8 FROM pg_catalog.pg_range g
+                     WHERE t.oid IN (g.rngtypid, g.rngmultitypid))))
      FROM types y JOIN pg_catalog.pg_type t ON t.oid = y.oid
      JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace)::text,
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
@@ -399,7 +417,10 @@ def _resolve(oid: int, types: Mapping[int, Dict[str, Any]]) -> Type:
         looks_like = normalise(element["full_name"].strip('"'))
     else:
         looks_like = element["name"].lower()
+    made_of, labels = _parts(oid, types)
     return Type(
+        made_of=made_of,
+        labels=labels,
         sql=qualified(whole["schema"], whole["name"]),
         base=element["name"],
         schema=element["schema"],
@@ -410,6 +431,25 @@ def _resolve(oid: int, types: Mapping[int, Dict[str, Any]]) -> Type:
         looks_like=looks_like,
         names=frozenset({normalise(name) for name in names} | {looks_like}),
     )
+
+
+def _parts(oid: int, types: Mapping[int, Dict[str, Any]]) -> Tuple[Tuple[str, ...], Tuple[Tuple[int, str], ...]]:
+    """``made_of`` and ``labels`` of a type: of the users' types it is, or is made of, at any depth."""
+    made_of: List[str] = []
+    labels: List[Tuple[int, str]] = []
+    seen = {oid}
+    ahead = [oid]
+    while ahead:
+        row = types[ahead.pop()]
+        attributes = row["attributes"] or ()
+        if row["schema"] != "pg_catalog":
+            made_of.append(f"{row['schema']}.{row['name']} {row['kind']} {row['base']} {row['range_of']} {attributes}")
+        labels.extend((number, label) for number, label in row["labels"] or ())
+        for part in (row["base"], row["element"], row["range_of"], *(attribute[1] for attribute in attributes)):
+            if part and part not in seen:
+                seen.add(part)
+                ahead.append(part)
+    return tuple(sorted(made_of)), tuple(sorted(labels))
 
 
 # -- comparing --------------------------------------------------------------------------------------

@@ -234,6 +234,9 @@ class PostgresDocuments(Documents):
     def shape(self, index: str) -> str:
         return self._shapes[index]
 
+    def is_still(self, index: str, former: str) -> bool:
+        return _is_still(self._bound[index], former)
+
     def watch(self) -> None:
         with translating("watching the tables"):
             drift = self._drift(self._connection())
@@ -262,7 +265,7 @@ class PostgresDocuments(Documents):
                 continue
             if known is None:
                 reasons[plan.name] = f"index {plan.name} fits its tables again"
-            elif _digest(bound) != known:
+            elif not _is_still(bound, known):
                 reasons[plan.name] = f"index {plan.name}: its tables are not as planned any more"
         if not reasons:
             return None
@@ -842,20 +845,36 @@ def _uses(bound: BoundIndex) -> Iterable[TableUse]:
     return table_uses([bound.plan], bound.catalog.primary_keys, bound.catalog.sources).values()
 
 
-def _digest(bound: BoundIndex) -> str:
-    """Everything of the catalog that decides what the documents of the index look like."""
+def _digest(bound: BoundIndex, newest_label: Optional[int] = None) -> str:
+    """Everything of the catalog that decides what the documents of the index look like.
+
+    Behind the digest stands the newest label of any ENUM: one later than ``newest_label`` was no row's value then, and
+    is left out.
+    """
     uses = list(_uses(bound))
     parts = list(shape_of(bound.catalog, uses).parameters)
+    labels: Dict[int, str] = {}
     for use in uses:
         columns = bound.columns(use.table)
         named = sorted(columns if use.columns is None else use.columns)
         parts.append(f"{use.table} {bound.key_of(use.table)}")
-        # Order and equality follow the collation; a generated column is not in the stream.
-        parts.extend(
-            f"{name} {columns[name].collation} {columns[name].generated} {columns[name].expression}" for name in named
-        )
+        for name in named:
+            column = columns[name]
+            # Order and equality follow the collation; a generated column is not in the stream.
+            parts.append(f"{name} {column.collation} {column.generated} {column.expression}")
+            parts.extend(column.type.made_of)
+            labels.update(column.type.labels)
     parts.append(f"{bound.lookup}")
-    return sha256("\0".join(parts).encode()).hexdigest()[:16]
+    newest = max(labels, default=0) if newest_label is None else newest_label
+    parts.extend(f"{number} {label}" for number, label in sorted(labels.items()) if number <= newest)
+    digest = sha256("\0".join(parts).encode()).hexdigest()[:16]
+    return f"{digest}:{newest}" if newest else digest
+
+
+def _is_still(bound: BoundIndex, former: str) -> bool:
+    """Whether documents made when the digest was ``former`` are still as the index would make them."""
+    newest = former.partition(":")[2]
+    return former == _digest(bound, int(newest) if newest.isdigit() else None)
 
 
 def _try(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> IndexStatements:
