@@ -23,7 +23,7 @@ from flusso_sync.operations import Operations
 from flusso_sync.pipeline import Pipeline, PipelineOptions
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import Sink
-from flusso_sync.status import Phase, Status
+from flusso_sync.status import IndexState, Phase, Status
 
 if TYPE_CHECKING:
     from flusso_sync.config.load import Config
@@ -112,8 +112,12 @@ class Daemon:
             backends = DefaultBackends()
         plans = tuple(entry.plan for entry in self._config.indexes.values() if entry.enabled)
         status = self._status or Status()
-        for name in self._config.indexes:
+        for name, entry in self._config.indexes.items():
             status.add_index(name)
+            if not entry.enabled:
+                status.set_index_state(name, IndexState.DISABLED)
+            elif status.index_state(name) is IndexState.DISABLED:
+                status.set_index_state(name, IndexState.PENDING)
         status.reset_for_run()
         running = RunningDaemon(self._config, backends, self._options, self._observers, status, plans)
         running._make_parts()

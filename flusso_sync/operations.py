@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import datetime, timezone
 from typing import Callable, Mapping, Sequence, Set
 
 from flusso_sync.backoff import wait_out
@@ -67,6 +68,7 @@ class Operations:
 
     def _carry_out(self, sink: Sink, request: Request) -> None:
         try:
+            self._refuse_overdue(request)
             answer = Answer(True, self.ask(request))
         except SinkRefused as error:
             answer = Answer(False, str(error))
@@ -74,6 +76,16 @@ class Operations:
         wait_out(lambda: sink.answer(request.id, answer), self._stop, self._status, f"sink {sink.name}")
         with self._lock:
             self._answering.discard(request.id)
+
+    def _refuse_overdue(self, request: Request) -> None:
+        """What was asked of a daemon that never came is not done hours later, when nobody thinks of it any more."""
+        if request.overdue(datetime.now(timezone.utc)):
+            raise SinkRefused(
+                f"the {request.command} of index {request.index} that was asked for at {request.at} stood for "
+                f"{request.lasts_seconds:.0f} s, in which no daemon took it, and is not done any more",
+                hint="Ask again, or with a longer --keep",
+                index=request.index,
+            )
 
     def ask(self, request: Request) -> str:
         """Do what ``request`` asks for."""

@@ -58,6 +58,7 @@ class IndexState(str, enum.Enum):
     SKIPPED = "skipped"  #: readable but never built, because the user asked for that
     DRIFTED = "drifted"  #: a table no longer has the shape the index was planned with
     BLIND = "blind"  #: runs without hearing some of its tables
+    DISABLED = "disabled"  #: in the configuration, and switched off there: neither built nor kept current
     STOPPED = "stopped"  #: gets no more changes until somebody acts
 
     def __str__(self) -> str:

@@ -475,7 +475,7 @@ class StatefulSinkContract(SinkContract):
         sink = self.started(make_sink)
         asker = make_sink()
         one = Request("r1", "reindex", "users", at="2026-01-01T00:00:00Z")
-        two = Request("r2", "retry", "users", ("a", "ö/2"), at="2026-01-01T00:00:01Z")
+        two = Request("r2", "retry", "users", ("a", "ö/2"), at="2026-01-01T00:00:01Z", lasts_seconds=90.5)
         asker.post(one)
         asker.post(two)
         assert asker.answer_to("r1") is None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -120,11 +122,36 @@ def test_without_a_daemon_the_request_is_kept_and_said_to_be(run: Flussod, lives
     answer = run("reindex", "things")
     assert answer.exit_code == 0 and "no daemon holds sink one now: the request is kept" in answer.output
     (request,) = store.requests.values()
+    until = datetime.strptime(request.at, "%Y-%m-%dT%H:%M:%SZ") + timedelta(hours=1)
+    assert f"until {until:%Y-%m-%dT%H:%M:%SZ}, and the first one that starts by then" in answer.output
     assert (request.command, request.index, request.ids) == ("reindex", "things", ())
     with daemon(lives) as running:
         wait_for(lambda: store.answers, 20)
         seeded(running)
         assert store.indexes["things"].last == 2
+
+
+def test_a_request_that_found_no_daemon_in_its_time_is_refused_by_the_next_and_not_done(
+    run: Flussod, lives: Lives, store: MemoryStore
+) -> None:
+    with daemon(lives):
+        pass
+    assert run("reindex", "things", "--keep", "7200").exit_code == 0
+    (fresh,) = store.requests.values()
+    assert fresh.lasts_seconds == 7200.0
+    # Given one that was left two hours and two minutes ago, and one that was left as long ago and stands for longer
+    then = (datetime.now(timezone.utc) - timedelta(seconds=7320)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    late, patient = replace(fresh, id="late", at=then), replace(fresh, id="patient", at=then, lasts_seconds=8000)
+    store.requests = {"late": late}
+    with daemon(lives):
+        wait_for(lambda: store.answers, 20)
+    assert not store.answers["late"].accepted and store.indexes["things"].last == 1
+    told = f"the reindex of index things that was asked for at {then} stood for 7200 s, in which no daemon took it"
+    assert told in store.answers["late"].text
+    store.requests["patient"] = patient
+    with daemon(lives):
+        wait_for(lambda: "patient" in store.answers, 20)
+    assert store.answers["patient"].accepted and store.indexes["things"].last == 2
 
 
 def test_a_daemon_that_gives_no_answer_is_named_after_the_timeout(run: Flussod, store: MemoryStore) -> None:
@@ -316,6 +343,9 @@ def test_with_a_server_no_configuration_is_read(run: Flussod, lives: Lives) -> N
         seeded(running)
         answer = ask("rollback", "thinsg")
         assert answer.exit_code == 2 and "unknown index thinsg (did you mean things?)" in answer.output
+        running.status.set_index_state("asleep", IndexState.DISABLED)
+        answer = ask("reindex", "asleep")
+        assert answer.exit_code == 2 and "index asleep is disabled" in answer.output
         answer = ask("reindex", "things", FLUSSO_ADMIN_PASSWORD="wrong")
         assert answer.exit_code == 1 and "server returned 401: unauthorized. Give --admin-user" in answer.output
         assert PASSWORD not in answer.output

@@ -50,6 +50,22 @@ def test_a_finite_source_is_built_followed_and_ended() -> None:
     assert backends.sink.closed
 
 
+def test_an_index_that_is_switched_off_is_shown_as_such_until_it_is_switched_on() -> None:
+    index = [{"name": name, "schema": SCHEMA, "enabled": name == "things"} for name in ("things", "asleep")]
+    backends = ThirdParty({"a": "1"})
+    daemon = Daemon(Config.from_mapping({"source": {"type": "postgres"}, "index": index}), backends)
+    running = daemon.start()
+    assert running.status.index_state("asleep") is IndexState.DISABLED
+    running.run(threading.Event())
+    assert running.status.snapshot().to_json()["indexes"] == {"things": "seeded", "asleep": "disabled"}
+    with pytest.raises(KeyError):
+        running.reindex("asleep")
+    # When another run of the same Status has it enabled
+    index[1]["enabled"] = True
+    awake = Daemon(Config.from_mapping({"source": {"type": "postgres"}, "index": index}), ThirdParty({"a": "1"}))
+    assert awake.with_status(running.status).start().status.index_state("asleep") is IndexState.PENDING
+
+
 def test_shutdown_returns_normally_with_everything_built_so_far_confirmed() -> None:
     backends = ThirdParty({}, changes(10), hold=threading.Event())
     running = Daemon(config(), backends).start()

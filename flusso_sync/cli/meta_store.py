@@ -1,26 +1,21 @@
 """The meta store of the sinks, from the side of a command: what stands there, and requests left there for the daemon.
 
 Whoever holds the lease of a sink looks into it every few seconds.  So a command finds the right daemon by the
-configuration alone, wherever it runs, and a request that finds none is kept for the next.
+configuration alone, wherever it runs (``asking.py``).
 """
 
 from __future__ import annotations
 
 import json
-import time
 import urllib.request
-import uuid
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
+from flusso_sync.cli.asking import NobodyThere, ask
 from flusso_sync.cli.deployment import Deployment
-from flusso_sync.errors import DaemonUnreachable, SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.errors import SinkRefused, SinkUnavailable
 
 if TYPE_CHECKING:
     from flusso_sync.sinks.base import Sink
-
-#: How often an answer is looked for.
-LOOK_SECONDS = 0.25
 
 #: The daemon's public surface answers from memory.
 STATUS_SECONDS = 2.0
@@ -29,10 +24,13 @@ STATUS_SECONDS = 2.0
 class MetaStore:
     """``sinks`` are those of ``deployment``, which nobody opened."""
 
-    def __init__(self, deployment: Deployment, sinks: Mapping[str, Sink], timeout_seconds: float) -> None:
+    def __init__(
+        self, deployment: Deployment, sinks: Mapping[str, Sink], timeout_seconds: float, keep_seconds: float
+    ) -> None:
         self._deployment = deployment
         self._sinks = deployment.stateful(sinks)
         self._timeout_seconds = timeout_seconds
+        self._keep_seconds = keep_seconds
         #: Why states are not known; empty while nobody asked, or when they are.
         self.unknown = ""
 
@@ -80,42 +78,20 @@ class MetaStore:
 
     def ask(self, command: str, index: str, ids: Sequence[str] = ()) -> str:
         """Leave a request, and wait for its answer; returns what the daemon says, or that there is none now."""
-        from flusso_sync.sinks.base import Request
-
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-        request = Request(uuid.uuid4().hex, command, index, tuple(ids), now)
-        deadline = time.monotonic() + self._timeout_seconds
-        sink = self._post(request)
-        while True:
-            answer = sink.answer_to(request.id)
-            if answer is not None:
-                if answer.accepted:
-                    return answer.text
-                raise SinkRefused(answer.text)
-            if sink.holder() is None:
-                return (
-                    f"no daemon holds sink {sink.name} now: the request is kept there, and the next one that starts "
-                    f"carries it out ({command} of index {index})"
-                )
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise DaemonUnreachable(
-                    f"{sink.holder() or 'the daemon'} holds sink {sink.name} and has not answered within "
-                    f"{self._timeout_seconds:g} s; the request is kept, and carried out as soon as it looks",
-                    hint="See its log; --timeout waits longer",
-                )
-            time.sleep(min(LOOK_SECONDS, left))
-
-    def _post(self, request: Any) -> Sink:
-        """Leave the request in the first sink that can be reached: one daemon holds them all."""
-        failure: Optional[SinkUnavailable] = None
-        for sink in self._sinks:
-            try:
-                sink.post(request)
-                return sink
-            except SinkUnavailable as error:
-                failure = failure or error
-        raise SinkError(failure.message if failure is not None else "no sink keeps requests") from failure
+        try:
+            answer = ask(
+                self._sinks,
+                command,
+                index,
+                ids,
+                timeout_seconds=self._timeout_seconds,
+                keep_seconds=self._keep_seconds,
+            )
+        except NobodyThere as nobody:
+            return nobody.message
+        if answer.accepted:
+            return answer.text
+        raise SinkRefused(answer.text)
 
     def _status(self) -> Optional[Dict[str, Any]]:
         """What the daemon of this configuration tells on its public surface; None when none answers there."""

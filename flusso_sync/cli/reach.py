@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import click
 
+from flusso_sync.cli.asking import KEEP_SECONDS
 from flusso_sync.cli.deployment import Deployment, deployment_options, index_name
 from flusso_sync.cli.meta_store import MetaStore
 from flusso_sync.cli.surface import PrivateSurface
@@ -47,6 +48,15 @@ def reach_options(command: F) -> F:
             show_default=True,
             metavar="SECONDS",
             help="How long to wait for an answer in the meta store, where the daemon looks every 5 s.",
+        ),
+        click.option(
+            "--keep",
+            "keep_seconds",
+            type=click.FloatRange(min=0),
+            default=KEEP_SECONDS,
+            show_default=True,
+            metavar="SECONDS",
+            help="How long what is asked for stands in the meta store while no daemon takes it.",
         ),
         click.option(
             "--admin-password",
@@ -128,6 +138,7 @@ def reach(
     admin_user: Optional[str],
     admin_password: Optional[str],
     timeout_seconds: float,
+    keep_seconds: float,
 ) -> Iterator[Reached]:
     """The options of :func:`reach_options`, as something to ask."""
     if server is not None:
@@ -137,7 +148,7 @@ def reach(
         return
     deployment = Deployment.load(config_path, index_prefix)
     with deployment.sinks() as sinks:
-        store = MetaStore(deployment, sinks, timeout_seconds)
+        store = MetaStore(deployment, sinks, timeout_seconds, keep_seconds)
         if store.usable:
             yield Reached(store, deployment)
             return

@@ -64,7 +64,7 @@ class PrivateSurface:
             return answer.text
         if answer.code == 404 and index is not None and answer.text.startswith("unknown index"):
             raise unknown_index(index, json.loads(self._send("GET", "/indexes", None, None)))
-        if answer.code == 400:
+        if answer.code == 400 or answer.code == 404 and answer.text.endswith("is disabled"):
             raise click.UsageError(answer.text)
         if answer.code == 409:
             raise SinkRefused(answer.text)

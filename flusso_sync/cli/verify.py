@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import secrets
 import signal
 import sys
 import threading
@@ -18,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NamedTuple
 
 import click
 
+from flusso_sync.cli.asking import ask
 from flusso_sync.cli.options import config_option
-from flusso_sync.errors import EXIT_DIFFERENCES, EXIT_OK, SinkRefused
+from flusso_sync.errors import EXIT_DIFFERENCES, EXIT_OK, DaemonUnreachable, SinkRefused
 
 if TYPE_CHECKING:
     from flusso_sync.config.load import Config
     from flusso_sync.schema.plan import IndexPlan
-    from flusso_sync.sinks.base import Answer, Request, Sink
+    from flusso_sync.sinks.base import Answer, Sink
     from flusso_sync.verify import Difference, Progress, Result
 
 #: Between two lines of progress where there is no terminal.
@@ -32,7 +32,6 @@ LINE_SECONDS = 10.0
 
 #: How long the answer to a repair is waited for; the daemon looks for requests every five seconds.
 ANSWER_SECONDS = 120.0
-ANSWER_LOOK_SECONDS = 0.25
 
 #: Differences that are printed for people, of each index.
 MOST_PRINTED = 50
@@ -180,10 +179,12 @@ def _compare(
     for name, sink in sinks.items():
 
         def repair(index: str, ids: Sequence[str], sink: Sink = sink) -> Answer:
-            from flusso_sync.sinks.base import Request
+            from flusso_sync.sinks.base import Answer
 
-            at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-            return leave(sink, Request(secrets.token_hex(8), "repair", index, tuple(ids), at))
+            try:
+                return ask([sink], "repair", index, ids, timeout_seconds=ANSWER_SECONDS, keep_seconds=ANSWER_SECONDS)
+            except DaemonUnreachable as error:
+                return Answer(False, error.message)
 
         for plan in plans:
             with _progress(f"{plan.name} in {name}" if len(sinks) > 1 else plan.name) as progress:
@@ -201,20 +202,6 @@ def _compare(
                 result.note(f"documents pass the ingest pipeline {pipeline}; what it changes is a difference here")
             results.append(result)
     return results
-
-
-def leave(sink: Sink, request: Request, timeout: float = ANSWER_SECONDS) -> Answer:
-    """Leave a request in the sink's meta store and wait for the daemon's answer."""
-    from flusso_sync.sinks.base import Answer
-
-    sink.post(request)
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        answer = sink.answer_to(request.id)
-        if answer is not None:
-            return answer
-        time.sleep(ANSWER_LOOK_SECONDS)
-    return Answer(False, f"there was no answer within {timeout:.0f} s")
 
 
 def _plans(config: Config, names: Sequence[str]) -> List[IndexPlan]:

@@ -18,6 +18,9 @@ from flusso_sync.errors import DocumentRejected, SinkRefused
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.status import format_lsn
 
+#: Clocks of two hosts that work may differ by so much.
+CLOCK_DOUBT_SECONDS = 60.0
+
 
 class Write:
     """One document operation: ``body`` is finished JSON bytes, None deletes.
@@ -191,7 +194,8 @@ class Request:
     """What somebody asks of the running daemon.
 
     ``command`` is ``reindex``, ``rollback``, ``retry`` (of parked documents, all of the index or ``ids`` alone) or
-    ``repair`` (of ``ids``, whatever the sink holds under them).
+    ``repair`` (of ``ids``, whatever the sink holds under them).  ``at`` is the asker's UTC in ISO form, and
+    ``lasts_seconds`` says for how long from then on the request stands; None: for ever.
     """
 
     id: str
@@ -199,6 +203,14 @@ class Request:
     index: str
     ids: Tuple[str, ...] = ()
     at: str = ""
+    lasts_seconds: Optional[float] = None
+
+    def overdue(self, now: datetime) -> bool:
+        """Whether it stood for longer than it was to, and for longer than clocks of two hosts differ."""
+        if self.lasts_seconds is None or not self.at:
+            return False
+        asked = datetime.strptime(self.at, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=timezone.utc)
+        return (now - asked).total_seconds() > self.lasts_seconds + CLOCK_DOUBT_SECONDS
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,13 @@ from typing import Any, Callable, Dict, Mapping, Optional, Set
 
 from flusso_sync.engine.source import SourceIdentity
 from flusso_sync.errors import OwnerConflict, SinkUnavailable
+from flusso_sync.sinks.base import CLOCK_DOUBT_SECONDS
 from flusso_sync.sinks.meta import Meta, MetaConflict, MetaMissing, Stored
 
 LEASE_SECONDS = 30.0
 
 #: Writing ends this long before the lease, so that a request that is sent is also answered within it.
 SAFETY_SECONDS = 3.0
-
-#: By wall clock, a lease is over only this long after its end: hosts disagree about the time.
-CLOCK_DOUBT_SECONDS = 60.0
 
 OWNER = "owner"
 

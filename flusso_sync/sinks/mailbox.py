@@ -38,6 +38,7 @@ class Mailbox:
             "index": request.index,
             "ids": list(request.ids),
             "at": request.at,
+            "lasts": request.lasts_seconds,
         }
         try:
             self._change(lambda letters: letters.append(letter))
@@ -48,7 +49,14 @@ class Mailbox:
 
     def requests(self) -> List[Request]:
         return [
-            Request(letter["id"], letter["command"], letter["index"], tuple(letter["ids"]), letter["at"])
+            Request(
+                letter["id"],
+                letter["command"],
+                letter["index"],
+                tuple(letter["ids"]),
+                letter["at"],
+                letter.get("lasts"),
+            )
             for letter in self._read()
             if "answer" not in letter
         ]

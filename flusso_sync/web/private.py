@@ -23,7 +23,7 @@ from werkzeug.exceptions import HTTPException
 from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.schema import names
 from flusso_sync.sinks.base import Parked, Sink
-from flusso_sync.status import Status
+from flusso_sync.status import IndexState, Status
 
 logger = logging.getLogger("flusso_sync.web.private")
 
@@ -206,7 +206,8 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
         except StillAtIt:
             return name, None
         except KeyError:
-            raise _Refused(404, f"unknown index {name}") from None
+            disabled = status.index_state(name) is IndexState.DISABLED
+            raise _Refused(404, f"index {name} is disabled" if disabled else f"unknown index {name}") from None
         except (Busy, RuntimeError):
             raise _Refused(503, f"{command} queue is full or closed") from None
 
