@@ -525,6 +525,10 @@ PROOFS: Dict[str, Dict[str, str]] = {
             "faults/test_d8_version_order.py::test_a_write_held_up_over_a_reopened_index_does_not_bring_a_row_back"
         ),
     },
+    "live changes flow always": {
+        # It shows in figures: bin/bench --only latency.
+        "builds_take_every_request": "bench/latency.py::measure",
+    },
     "old-tuple use": {
         "forget_old_tuples": "test_links.py::test_old_parents_need_old_tuples_and_identities_that_have_them",
     },
