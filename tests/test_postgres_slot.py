@@ -153,6 +153,22 @@ def test_another_daemon_is_named_and_gone_when_its_session_is(
     wait_for(lambda: _guarded(connection, name))
 
 
+def test_the_lock_of_a_session_that_is_just_ending_is_waited_for(
+    connection: psycopg.Connection[Any], database: Database, name: str
+) -> None:
+    """A backend gives its locks back when it has ended, which is later than the client's close."""
+    first = database.connect()
+    guard_slot(first, name)
+    ending = threading.Timer(0.2, first.close)
+    ending.start()
+    guard_slot(connection, name)
+    ending.join()
+    # For the session, not for the transaction; and the limit of the wait is gone.
+    with closing(database.connect()) as other, pytest.raises(SlotInUse):
+        guard_slot(other, name)
+    assert connection.execute("SHOW lock_timeout").fetchall() == database.execute("SHOW lock_timeout")
+
+
 def _guarded(connection: psycopg.Connection[Any], name: str) -> bool:
     try:
         guard_slot(connection, name)

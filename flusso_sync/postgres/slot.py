@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 #: One attempt at creating a slot; it waits for every open writing transaction.
 CREATE_ATTEMPT_MILLISECONDS = 5000
 
+#: How long the end of a session that was just closed is waited for.
+GUARD_WAIT_MILLISECONDS = 1000
+
 _SLOT = """
 select s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_flush_lsn::text, s.wal_status,
        s.safe_wal_size::int8,
@@ -136,11 +139,18 @@ def create_slot(
 def guard_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:
     """Take the advisory lock named after the slot for the life of ``connection``.
 
-    Raises ``SlotInUse`` naming the holder's pid while another daemon has it.
+    Raises ``SlotInUse`` naming the holder's pid while another daemon has it.  A session that was closed, also our own
+    of a moment ago, keeps its locks until its backend has ended, so the lock is waited for a little.
     """
-    got = rows(connection, "select pg_try_advisory_lock(hashtext('flusso_sync'), hashtext(%s))", (slot,))[0][0]
-    if got:
+    try:
+        with connection.transaction():
+            connection.execute(f"SET LOCAL lock_timeout = {GUARD_WAIT_MILLISECONDS}")
+            connection.execute("select pg_advisory_lock(hashtext('flusso_sync'), hashtext(%s))", (slot,))
         return
+    except psycopg.errors.LockNotAvailable:
+        pass
+    except psycopg.Error as error:
+        raise translate(error, f"taking the lock of slot {slot}") from error
     holder = rows(
         connection,
         "select pid from pg_locks where locktype = 'advisory' and granted and objsubid = 2"
