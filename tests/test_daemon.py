@@ -131,6 +131,29 @@ def test_a_sink_that_is_away_is_waited_for_unready() -> None:
     assert backends.sink.documents == backends.expected
 
 
+def test_many_may_wait_for_synced_within_the_program_and_none_asks_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The surface has a limit of waiters, ``running.synced`` has none."""
+    backends = ThirdParty({"a": "1"}, changes(5), hold=threading.Event())
+    asked: List[str] = []
+    with Daemon(config(), backends).background() as running:
+        assert running.synced(5, 20)
+        monkeypatch.setattr(type(backends.capture), "position", lambda self: asked.append("position"), raising=False)
+        snapshot = PlainDocuments.snapshot
+
+        def counted(self: Any, *arguments: Any) -> Any:
+            asked.append("snapshot")
+            return snapshot(self, *arguments)
+
+        monkeypatch.setattr(PlainDocuments, "snapshot", counted)
+        answers: List[bool] = []
+        threads = [threading.Thread(target=lambda: answers.append(running.synced(6, 0.7))) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert answers == [False] * 20 and asked == []
+
+
 def test_synced_answers_after_the_end_too() -> None:
     running = Daemon(config(), ThirdParty({"a": "1"}, changes(20))).start()
     running.run(threading.Event())

@@ -1,5 +1,5 @@
 """Every relation kind at every depth, by every change, under every replica identity: exactly the documents that show
-the row before or after are built again, and they equal the oracle (promise 7).
+the row before or after are built again, and they equal the oracle (promise 7, fault C1).
 
 One world is one shape of tables under one identity, with a daemon over all its routes; each cell changes the rows of
 one route, and puts them back.  ``FLUSSO_LONG=1`` takes many more combinations of kinds in every shape.

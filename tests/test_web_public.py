@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import threading
 import time
-from typing import Optional
+import urllib.error
+import urllib.request
+from typing import List, Optional
 
 import pytest
 from flask.testing import FlaskClient
 
 from flusso_sync.status import IndexState, Phase, Status
 from flusso_sync.web.public import public_app
-from flusso_sync.web.server import THREADS
+from flusso_sync.web.server import THREADS, Surface
 from flusso_sync.web.synced import WAITERS, Synced
 
 TEXT = "text/plain; charset=utf-8"
@@ -104,6 +106,8 @@ class Fake:
     def __init__(self) -> None:
         self.done = 0
         self.end = 7
+        #: Questions that go to the source.
+        self.asked = 0
         self.waiting = threading.Event()
 
     def synced(self, lsn: int, timeout: float) -> bool:
@@ -114,6 +118,7 @@ class Fake:
         return self.done >= lsn
 
     def position(self) -> int:
+        self.asked += 1
         return self.end
 
 
@@ -139,6 +144,48 @@ def test_synced_waits_for_a_position_and_says_where_it_stands(waiter: FlaskClien
     assert answer.get_json() == {"synced": True, "reason": "ok", "lsn": "0/6", "confirmed_lsn": "0/5"}
     assert waiter.get("/synced?lsn=now&timeout=0").get_json()["lsn"] == "0/7"
     assert waiter.get("/synced?lsn=1/0&timeout=0").get_json()["lsn"] == "1/0"
+
+
+def test_synced_asks_the_source_nothing_but_for_now_and_that_once(waiter: FlaskClient, fake: Fake) -> None:
+    for position, asked in (("0/6", 0), ("now", 1)):
+        fake.asked = 0
+        assert waiter.get(f"/synced?lsn={position}&timeout=0.6").status_code == 504
+        assert fake.asked == asked
+
+
+def test_synced_leaves_a_real_thread_for_health_and_turns_further_waiters_away(status: Status, fake: Fake) -> None:
+    view = Synced(status)
+    view.attach(fake)
+    status.set_phase(Phase.LIVE)
+    surface = Surface("public", public_app(status, synced=view), "127.0.0.1", 0)
+    surface.bind()
+    surface.start()
+    codes: List[int] = []
+
+    def wait() -> None:
+        codes.append(urllib.request.urlopen(f"http://{surface.address}/synced?lsn=0/6&timeout=30", timeout=40).status)
+
+    threads = [threading.Thread(target=wait) for _ in range(WAITERS)]
+    try:
+        for thread in threads:
+            fake.waiting.clear()
+            thread.start()
+            assert fake.waiting.wait(10)
+        for _ in range(3 * THREADS):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://{surface.address}/synced?lsn=0/6", timeout=10)
+            assert (refused.value.code, refused.value.headers["Retry-After"]) == (429, "1")
+            refused.value.close()
+            with urllib.request.urlopen(f"http://{surface.address}/healthz", timeout=10) as healthy:
+                assert healthy.status == 200
+        assert codes == [], "those that wait still do"
+        fake.done = 6
+        for thread in threads:
+            thread.join(10)
+        assert codes == [200] * WAITERS
+    finally:
+        fake.done = 6
+        surface.stop(2)
 
 
 def test_synced_tells_trouble_instead_of_waiting_it_out(waiter: FlaskClient, status: Status) -> None:
