@@ -54,7 +54,7 @@ def ask(
             return answer
         if sink.holder() is None:
             raise NobodyThere(
-                f"no daemon holds sink {sink.name} now: the request is kept there until {until}, and the first one "
+                f"no daemon holds sink {sink.name} now: the request is kept until {until}, and the first one "
                 f"that starts by then carries it out ({command} of index {index})"
             )
         left = deadline - time.monotonic()

@@ -1,0 +1,142 @@
+"""Two sinks that are differently far: each ends right, and its readers move only when its own build is complete."""
+
+from __future__ import annotations
+
+import threading
+from typing import Dict, List, Sequence
+
+import pytest
+
+from flusso_sync.daemon import Daemon
+from flusso_sync.errors import SinkUnavailable
+from flusso_sync.sinks.base import Failure, Write
+from flusso_sync.sinks.memory import MemorySink, MemoryStore
+from tests.test_daemon import config
+from tests.test_pipeline import Lives, live
+from tests.waiting import wait_for
+
+KEYS = {f"k{i:03}": "v" for i in range(200)}
+
+
+class Watched(Lives):
+    """Lives over two stores; writes of builds to a sink end where ``most`` says, counted over a life."""
+
+    def __init__(self) -> None:
+        super().__init__(KEYS)
+        self.stores = {"one": MemoryStore(), "two": MemoryStore()}
+        self.max_actions = 10
+        self.most: Dict[str, int] = {}
+        self.built: Dict[str, List[str]] = {"one": [], "two": []}
+        #: What readers of a sink found whenever something was written to it: how many documents.
+        self.seen: Dict[str, List[int]] = {"one": [], "two": []}
+
+    def patch(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        write, lock = MemorySink.write, threading.Lock()
+
+        def counted(sink: MemorySink, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
+            ids = [one.id for one in writes if one.build]
+            with lock:
+                if ids and len(self.built[sink.name]) + len(ids) > self.most.get(sink.name, 10**9):
+                    raise SinkUnavailable("away")
+                self.built[sink.name].extend(ids)
+                self.seen[sink.name].append(sink.count("things"))
+            return write(sink, writes, refresh=refresh)
+
+        monkeypatch.setattr(MemorySink, "write", counted)
+
+    def complete(self, name: str) -> bool:
+        held = self.stores[name].indexes.get("things")
+        return held is not None and held.seeded
+
+    def assert_right(self) -> None:
+        for name in self.stores:
+            assert self.made[-1][name].documents("things") == self.expected, name
+            assert set(self.seen[name]) <= {0, len(KEYS)}, f"{name}: readers never find a part"
+
+
+@pytest.fixture
+def lives(monkeypatch: pytest.MonkeyPatch) -> Watched:
+    lives = Watched()
+    lives.patch(monkeypatch)
+    return lives
+
+
+def test_a_new_sink_is_filled_beside_one_that_is_complete_and_is_not_built_again(lives: Watched) -> None:
+    new = lives.stores.pop("two")
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+    lives.built["one"].clear()
+    lives.stores["two"] = new
+    # Given a new sink whose build does not come to its end yet
+    lives.most["two"] = 100
+    with live(lives) as running:
+        wait_for(lambda: len(lives.built["two"]) >= 90, 20)
+        one, two = lives.made[-1]["one"], lives.made[-1]["two"]
+        # Then readers of the other one have everything, and those of the new one nothing rather than a part
+        assert one.count("things") == len(KEYS) and two.count("things") == 0
+        assert new.indexes["things"].shown is None
+        lives.most.clear()
+        wait_for(lambda: lives.complete("two"), 20)
+        assert running.wait_until_live(20)
+    assert not lives.built["one"] and lives.stores["one"].indexes["things"].last == 1
+    lives.assert_right()
+
+
+def test_one_that_is_behind_in_the_build_is_made_up_for_and_each_switches_by_itself(lives: Watched) -> None:
+    # Given a build of which one sink took less than the other
+    lives.most = {"one": 150, "two": 50}
+    daemon = Daemon(config(backfill={"chunk_rows": 10, "workers": 2}), lives)
+    with daemon.background() as running:
+        wait_for(lambda: len(lives.built["two"]) >= 40, 20)
+        running.stop(10)
+    assert not lives.complete("one") and not lives.complete("two")
+    lives.most.clear()
+    # When another life goes on with it
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+    lives.assert_right()
+    for name in ("one", "two"):
+        assert set(lives.built[name]) == set(KEYS), "what one of them lacked was sent to it"
+        assert lives.stores[name].indexes["things"].last == 1, "both went on with the generation they had begun"
+
+
+def test_one_that_was_complete_when_the_other_was_cut_off_stays_and_the_other_goes_on(
+    lives: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a life that ends between the two completions
+    complete = MemorySink.complete_build
+
+    def cut(sink: MemorySink, index: str) -> None:
+        if sink.name == "two":
+            raise SinkUnavailable("away")
+        complete(sink, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MemorySink, "complete_build", cut)
+        with Daemon(config(backfill={"chunk_rows": 10, "workers": 1}), lives).background() as running:
+            wait_for(lambda: lives.complete("one"), 20)
+            assert lives.made[-1]["two"].count("things") == 0
+            running.stop(10)
+    for built in lives.built.values():
+        built.clear()
+    # When the next one begins
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+    # Then only that sink is asked for anything, and little of it
+    lives.assert_right()
+    assert not lives.built["one"] and lives.stores["one"].indexes["things"].last == 1
+    assert len(lives.built["two"]) < len(KEYS) and lives.stores["two"].indexes["things"].last == 1
+
+
+def test_a_rollback_is_of_all_sinks_or_of_none(lives: Watched) -> None:
+    lives.keep = 1
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        running.reindex("things")
+        wait_for(lambda: all(len(store.indexes["things"].kept) == 1 for store in lives.stores.values()), 20)
+        wait_for(lambda: running.status.snapshot().indexes["things"].state.value == "seeded", 20)
+        lives.stores["two"].indexes["things"].kept.clear()
+        with pytest.raises(Exception, match="sink two keeps no former generation of index things"):
+            running.rollback("things")
+        shown = lives.stores["one"].indexes["things"].shown
+        assert shown is not None and shown.number == 2, "the other one was left as it was"
