@@ -13,6 +13,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
 from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored
 from flusso_sync.sinks.sqlite.file import File
+from flusso_sync.sinks.sqlite.generations import State, state_of
 from flusso_sync.sinks.sqlite.names import Names, quoted
 
 
@@ -75,6 +76,15 @@ class SqliteMeta:
             f"INSERT OR REPLACE INTO {self._table} (id, revision, document) VALUES (?, ?, ?)",
             (id, revision, json.dumps(source)),
         )
+
+
+def stored_state(meta: SqliteMeta, connection: sqlite3.Connection, index: str) -> State:
+    """What stands there of an index, with the progress of its build."""
+    stored = meta.read_in(connection, f"index:{index}")
+    if stored is None:
+        return State(index)
+    build = meta.read_in(connection, f"build:{index}")
+    return state_of(stored.source, None if build is None else build.source)
 
 
 class Quarantine:

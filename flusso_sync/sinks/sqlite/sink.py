@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import sqlite3
 import threading
 import time
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from flusso_sync.engine.source import SourceIdentity
@@ -31,12 +29,14 @@ from flusso_sync.sinks.base import (
     Write,
 )
 from flusso_sync.sinks.hash import shape_hash
+from flusso_sync.sinks.sqlite.batch import Batch
 from flusso_sync.sinks.sqlite.file import File
 from flusso_sync.sinks.sqlite.generations import State, Table, count, drop, show, state_of, tables_of
-from flusso_sync.sinks.sqlite.meta import Quarantine, SqliteMeta
+from flusso_sync.sinks.sqlite.meta import Quarantine, SqliteMeta, stored_state
 from flusso_sync.sinks.sqlite.names import Names, quoted
+from flusso_sync.sinks.sqlite.reader import Reader
 from flusso_sync.sinks.sqlite.settings import SqliteSettings
-from flusso_sync.sinks.sqlite.words import lacks, query_of
+from flusso_sync.sinks.sqlite.words import lacks
 from flusso_sync.sinks.stateful import StatefulSink
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,6 @@ LONGEST_ID_BYTES = 512
 
 #: Most rows that keeping watch removes at once: live writes wait for it.
 _MOST_TOMBSTONES = 10_000
-
-#: What a row of a generation is put from: id, version, body, when it was deleted.
-Row = Tuple[str, int, Optional[bytes], Optional[int]]
 
 
 @dataclass
@@ -94,6 +91,7 @@ class SqliteSink(StatefulSink):
         self._meta = SqliteMeta(self._file, self._names)
         self._quarantine = Quarantine(self._file, self._names, settings.quarantine_limit)
         super().__init__(name, self._meta, self._quarantine, elsewhere="another file or another prefix")
+        self._reader = Reader(self._file, self._meta, self._names, name)
         #: Held over a transaction and what is remembered of it here.
         self._lock = threading.RLock()
         self._indexes: Dict[str, _Index] = {}
@@ -132,7 +130,7 @@ class SqliteSink(StatefulSink):
             tables = tables_of(connection)
             self._refuse_taken_name(plan.name, tables)
             known = self._meta.read_in(connection, _document_id(plan.name)) is not None
-            state = self._stored(connection, plan.name)
+            state = stored_state(self._meta, connection, plan.name)
             index = _Index(plan, shape_hash(plan, {"search": self._settings.search}), state)
             self._forget_gone(index, state, tables)
             fits = state.read is not None and state.hashes.get(state.read) == index.hash
@@ -308,13 +306,6 @@ class SqliteSink(StatefulSink):
                 log.info("sink %s: table %s is no longer needed and is dropped", self.name, table)
                 drop(connection, self._names, state.index, number)
 
-    def _stored(self, connection: sqlite3.Connection, index: str) -> State:
-        stored = self._meta.read_in(connection, _document_id(index))
-        if stored is None:
-            return State(index)
-        build = self._meta.read_in(connection, _build_id(index))
-        return state_of(stored.source, None if build is None else build.source)
-
     def _save(self, connection: sqlite3.Connection, state: State) -> None:
         state.trim()
         self._meta.write_in(connection, _document_id(state.index), state.document())
@@ -348,7 +339,7 @@ class SqliteSink(StatefulSink):
         failures: List[Failure] = []
         now = int(time.time())
         with self._lock:
-            batches: Dict[str, _Batch] = {}
+            batches: Dict[str, Batch] = {}
             for position, write in enumerate(writes):
                 targets = self._index(write.index).targets(write)
                 if not targets and not write.build:
@@ -361,7 +352,7 @@ class SqliteSink(StatefulSink):
                 for table in targets:
                     batch = batches.get(table.name)
                     if batch is None:
-                        batch = batches[table.name] = _Batch(table)
+                        batch = batches[table.name] = Batch(table)
                     batch.positions.append(position)
                     batch.rows.append((id, write.version, body, now if body is None else None))
             if not batches:
@@ -425,79 +416,22 @@ class SqliteSink(StatefulSink):
         self._give_back()
         self._file.close()
 
-    # -- reading: for people, tests and the verifier; needs neither lease nor ensure ------------------------------
+    # -- reading ----------------------------------------------------------------------------------------------
 
     def get(self, index: str, id: str) -> Optional[bytes]:
-        """The document as it was written; None when there is none."""
-        with self._file.reading() as connection:
-            if connection is None or not self._is_shown(connection, index):
-                return None
-            query = f"SELECT CAST(body AS BLOB) FROM {quoted(self._names.view(index))} WHERE id = ?"
-            row = connection.execute(query, (id,)).fetchone()
-            return None if row is None else bytes(row[0])
+        return self._reader.get(index, id)
 
     def count(self, index: str) -> int:
-        with self._file.reading() as connection:
-            if connection is None or not self._is_shown(connection, index):
-                return 0
-            shown = self._stored(connection, index).shown
-            return 0 if shown is None else count(connection, self._names, index, shown)
+        return self._reader.count(index)
 
     def search(self, index: str, words: str, limit: int = 10) -> List[Tuple[str, Any]]:
-        """The best matches for plain words over all fields that hold words: (id, document).
-
-        Raises ``SinkRefused`` where no full-text index is kept.
-        """
-        query = query_of(words)
-        with self._file.reading() as connection:
-            if connection is None or not self._is_shown(connection, index):
-                return []
-            shown = self._stored(connection, index).shown or 0
-            text, table = self._names.words(index, shown), quoted(self._names.documents(index, shown))
-            if text not in tables_of(connection):
-                raise SinkRefused(
-                    f"sink {self.name} keeps no full-text index of {index}",
-                    hint="Set search: true, and wait until the index is built anew",
-                    index=index,
-                )
-            if not query:
-                return []
-            found = connection.execute(
-                f"SELECT d.id, d.body FROM {quoted(text)} w JOIN {table} d ON d.number = w.rowid"
-                f" WHERE w.{quoted(text)} MATCH ? ORDER BY w.rank, w.rowid LIMIT ?",
-                (query, limit),
-            )
-            return [(id, _exact(body)) for id, body in found]
+        return self._reader.search(index, words, limit)
 
     def scan(self, index: str) -> Iterator[Tuple[str, Any]]:
-        """Every document that is read, as of now: (id, document), numbers with all their digits."""
-        with self._file.reading() as connection:
-            if connection is not None and self._is_shown(connection, index):
-                for id, body in connection.execute(f"SELECT id, body FROM {quoted(self._names.view(index))}"):
-                    yield id, _exact(body)
+        return self._reader.scan(index)
 
     def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
-        with self._file.reading() as connection:
-            if connection is None or not self._is_shown(connection, index):
-                raise SinkRefused(
-                    f"readers find no index {index} in sink {self.name}",
-                    hint="It is there once its first build is complete",
-                    index=index,
-                )
-            table = quoted(self._names.documents(index, self._stored(connection, index).shown or 0))
-            query = f"SELECT id, body, version FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
-            rows = connection.execute(f"{query} AND body IS NOT NULL", (json.dumps(list(ids)),))
-            return {id: Found(_exact(body), version) for id, body, version in rows}
-
-    def _is_shown(self, connection: sqlite3.Connection, index: str) -> bool:
-        """Whether readers find a generation; not while somebody has deleted it by hand."""
-        tables = tables_of(connection)
-        shown = self._stored(connection, index).shown
-        return (
-            shown is not None
-            and self._names.documents(index, shown) in tables
-            and tables.get(self._names.view(index)) == "view"
-        )
+        return self._reader.get_many(index, ids)
 
     # -- small things -------------------------------------------------------------------------------------------
 
@@ -506,56 +440,6 @@ class SqliteSink(StatefulSink):
             return self._indexes[name]
         except KeyError:
             raise SinkError(f"sink {self.name}: index {name} is written to before it was ensured", index=name) from None
-
-
-class _Batch:
-    """What goes to one generation within one request."""
-
-    def __init__(self, table: Table) -> None:
-        self.table = table
-        self.rows: List[Row] = []
-        #: Of each row, in the request.
-        self.positions: List[int] = []
-
-    def put(self, connection: sqlite3.Connection) -> List[Failure]:
-        """Put all rows that may be put; the others are named."""
-        if self._try(connection, self.rows) is None:
-            return []
-        # Seldom: some are older than what is there, or cannot be read.  Which ones shows one by one.
-        failures: List[Failure] = []
-        for position, row in zip(self.positions, self.rows):
-            failure = self._try(connection, [row])
-            if failure is not None:
-                failures.append(failure._replace(position=position))
-        return failures
-
-    def _try(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> Optional[Failure]:
-        """Put all of ``rows`` or none; why not, then."""
-        connection.execute("SAVEPOINT batch")
-        failure: Optional[Failure] = None
-        try:
-            if self._all(connection, rows) < len(rows):
-                failure = Failure(0, FailureKind.CONFLICT, "a newer version is there", 409)
-        except sqlite3.OperationalError as error:
-            if "malformed JSON" not in str(error):
-                raise
-            reason = "SQLite cannot read it: its JSON is nested too deeply"
-            failure = Failure(0, FailureKind.REJECTED, reason, 400)
-        if failure is not None:
-            connection.execute("ROLLBACK TO batch")
-        connection.execute("RELEASE batch")
-        return failure
-
-    def _all(self, connection: sqlite3.Connection, rows: Sequence[Row]) -> int:
-        """Put ``rows``; returns how many were new enough."""
-        table = self.table
-        if table.forget is None or table.remember is None:
-            return connection.executemany(table.put, rows).rowcount
-        ids = json.dumps([row[0] for row in rows])
-        connection.execute(table.forget, (ids,))
-        put = connection.executemany(table.put, rows).rowcount
-        connection.execute(table.remember, (ids,))
-        return put
 
 
 def _document_id(index: str) -> str:
@@ -568,8 +452,3 @@ def _build_id(index: str) -> str:
 
 def _number(table: Optional[Table]) -> int:
     return 0 if table is None else table.number
-
-
-def _exact(body: str) -> Any:
-    """JSON with every digit kept."""
-    return json.loads(body, parse_float=Decimal)
