@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.bench import latency, memory, shop
+from tests.bench import burst, capture, idle, latency, memory, shop, sustained
 from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
@@ -106,3 +106,37 @@ def test_small_runs_of_latency_and_memory_give_every_figure(opensearch: str, mon
     assert (built["small"]["rows"], built["large"]["rows"]) == (300, 3000)
     assert built["small"]["memory_bytes"] > 20_000_000
     assert latency.report(live) and memory.report(built)
+
+
+def test_a_burst_is_judged_by_the_medians_of_its_rounds() -> None:
+    hand = [{"resolve": 0.1, "copy": 0.4, "bulk": second} for second in (0.5, 1.5, 9.5)]
+    figures = burst.judged(9, {"orders": 8}, [2.6, 50.0, 2.5], hand)
+    assert (figures["daemon_seconds"], figures["by_hand_seconds"], figures["of_by_hand"]) == (2.6, 2.0, 1.3)
+    assert figures["within"] and figures["by_hand_parts"] == {"resolve": 0.1, "copy": 0.4, "bulk": 1.5}
+    assert not burst.judged(9, {"orders": 8}, [2.7], [{"resolve": 2.0}])["within"]
+    assert "BEYOND the bound of 1.3" in burst.report({**figures, "within": False})
+
+
+def test_a_capture_is_judged_by_what_pg_recvlogical_does_with_the_same() -> None:
+    figures = capture.judged(900, ours=[10.0, 1.0, 1.0], theirs=[0.9, 0.9, 5.0])
+    assert figures == {
+        "changes_per_second": 900,
+        "pg_recvlogical_per_second": 1000,
+        "of_pg_recvlogical": 0.9,
+        "within": True,
+    }
+    assert not capture.judged(900, [1.0], [0.8])["within"]
+
+
+def test_writers_are_held_to_what_was_carried_when_they_were_too_fast() -> None:
+    assert sustained.carried(sustained.Written(100.0, 20.0, 60.0), 60) == 50.0
+    assert sustained.Written(1.0, middle=0.1, end=1.9).flat
+    assert not sustained.Written(1.0, middle=0.1, end=2.2).flat
+    assert not sustained.Written(1.0, middle=60.0, end=59.0).flat, "the lag is that of a backlog"
+    figures = sustained.judged(100, 50.0, sustained.Written(20.0, 0.1, 0.1), 20.0)
+    assert (figures["rows_per_second"], figures["of_alone"], figures["held_back"]) == (2000, 0.4, True)
+
+
+def test_an_idle_daemon_and_its_start_are_judged_apart() -> None:
+    figures = idle.judged({"of_one_core": 0.0051, "start_seconds": 1.5})
+    assert (figures["idle_within"], figures["start_within"]) == (False, True)

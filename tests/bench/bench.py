@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
-from tests.bench import latency, memory, shop
+from tests.bench import burst, capture, idle, latency, memory, shop, sustained
 from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
 from tests.bench.documents import Source, settings
 from tests.bench.rig import Rig, Say, configuration, drop_slot, peak_memory, prefix, rig, seeded
@@ -29,7 +29,14 @@ from tests.postgres_server import NoPostgres
 
 RUNS = [*shop.INDEXES, "all"]
 #: Asked for by name alone.
-OTHERS: Dict[str, Any] = {"latency": latency, "memory": memory}
+OTHERS: Dict[str, Any] = {
+    "burst": burst,
+    "capture": capture,
+    "idle": idle,
+    "latency": latency,
+    "memory": memory,
+    "sustained": sustained,
+}
 PATIENCE_SECONDS = 1800.0
 #: Every so many documents one is compared word for word.
 SAMPLE_EVERY = 997

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Iterator, Optional, Sequence, Tuple, Type
+from typing import Any, Iterator, Optional, Sequence, Tuple, Type
 
 import psycopg
 from psycopg import sql
@@ -18,6 +18,7 @@ from flusso_sync.postgres.bind import bind
 from flusso_sync.postgres.catalog import read_catalog
 from flusso_sync.postgres.statements import READING_SETTINGS, compile_statements
 from flusso_sync.schema.paths import tables
+from flusso_sync.schema.plan import IndexPlan
 
 CHUNK_ROWS = 5000
 UNBOUNDED = 1 << 60
@@ -53,6 +54,17 @@ class Source:
                     documents, rest = snapshot.build(index, rest)
                     yield from self._finished(index, documents)
             chunk = self._documents.next_chunk(index, chunk.upper, None, CHUNK_ROWS)
+
+    def some(self, index: str, keys: Sequence[Any]) -> Iterator[Tuple[str, bytes]]:
+        """Id and JSON of the documents of ``keys``, as texts."""
+        rest: Sequence[Any] = [(key,) for key in keys]
+        with self._documents.snapshot([], self._stop) as snapshot:
+            while rest:
+                documents, rest = snapshot.build(index, rest)
+                yield from self._finished(index, documents)
+
+    def plan(self, index: str) -> IndexPlan:
+        return self._plans[index]
 
     @staticmethod
     def _finished(index: str, documents: Sequence[Document]) -> Iterator[Tuple[str, bytes]]:

@@ -30,6 +30,10 @@ PASSWORD = "bench"
 #: A daemon that is measured is asked for its status no oftener than this: each answer costs it time, too.
 LOOK_SECONDS = 0.5
 
+#: How long a daemon may take to catch up, and how long one question whether it has waits (the longest it may).
+CATCH_UP_SECONDS = 900.0
+ASK_SECONDS = 60
+
 
 class Rig(NamedTuple):
     """A Postgres, an OpenSearch, a maker of daemons and a folder, all gone at the end of ``rig``."""
@@ -88,6 +92,19 @@ def reindex(daemon: DaemonProcess, index: str) -> None:
 
 def seeded(status: Dict[str, Any], *indexes: str) -> bool:
     return all(status["indexes"][index] == "seeded" for index in indexes)
+
+
+def caught_up(daemon: DaemonProcess) -> None:
+    """Wait until a search finds all that was committed by now; one question waits for a minute at most."""
+    lsn = "now"
+    for _ in range(int(CATCH_UP_SECONDS / ASK_SECONDS)):
+        status, body = daemon.get(f"/synced?lsn={lsn}&timeout={ASK_SECONDS}", ASK_SECONDS + 10)
+        if status == 200:
+            return
+        if status != 504:
+            break
+        lsn = json.loads(body)["lsn"]
+    raise RuntimeError(f"/synced: {status} {body}")
 
 
 def peak_memory(daemon: DaemonProcess) -> int:
