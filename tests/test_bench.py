@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.bench import burst, capture, idle, latency, memory, shop, sustained
+from tests.bench import burst, capture, idle, latency, memory, share, shop, sustained
 from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
@@ -90,22 +90,33 @@ def test_the_memory_of_a_large_build_is_compared_with_that_of_a_small_one() -> N
         assert f"{said} the bound of 15%" in memory.report(figures)
 
 
+def test_what_a_build_gets_beside_live_changes_stands_beside_what_it_gets_alone() -> None:
+    one = {"build_alone": 8000, "build_beside": 2000, "live_alone": 50_000, "live_beside": 45_000}
+    other = {"build_alone": 10_000, "build_beside": 0, "live_alone": 50_000, "live_beside": 50_000}
+    _, first, second = share.report({"rows": 9, "1": one, "2": other}).splitlines()
+    assert first.split()[4:] == ["8,000", "2,000", "0.25", "50,000", "45,000", "0.90"]
+    assert second.split()[4:] == ["10,000", "0", "0.00", "50,000", "50,000", "1.00"]
+
+
 @pytest.mark.pg
 @pytest.mark.opensearch
 @pytest.mark.slow
-def test_small_runs_of_latency_and_memory_give_every_figure(opensearch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_runs_beside_live_changes_give_every_figure(opensearch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "IDLE_SAMPLES", 5)
     monkeypatch.setattr(latency, "WARM_UP_SAMPLES", 2)
+    monkeypatch.setattr(share, "SECONDS", 5.0)
     said: List[str] = []
     with rig(opensearch) as servers:
         live = latency.measure(servers, 3000, said.append)
         built = memory.measure(servers, 3000, said.append)
+        shared = share.measure(servers, 3000, said.append)
     assert live["rows"] == 3000 and live["idle"]["samples"] >= 5
     for run in ("rebuild", "guard_off"):
         assert live[run]["within"] == (live[run]["readable_p95_ms"] <= live["bound_ms"])
     assert (built["small"]["rows"], built["large"]["rows"]) == (300, 3000)
     assert built["small"]["memory_bytes"] > 20_000_000
-    assert latency.report(live) and memory.report(built)
+    assert all(shared[concurrency][figure] > 0 for concurrency in ("1", "2") for figure in shared["1"])
+    assert latency.report(live) and memory.report(built) and share.report(shared)
 
 
 def test_a_burst_is_judged_by_the_medians_of_its_rounds() -> None:

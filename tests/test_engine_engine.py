@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any, Iterator, List, Mapping, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import pytest
 
@@ -13,6 +13,7 @@ from flusso_sync.engine.engine import Engine
 from flusso_sync.engine.ledger import Ledger
 from flusso_sync.engine.policies import FailurePolicies
 from flusso_sync.engine.queue import ChangeQueue
+from flusso_sync.engine.seeding import Finished, Pending
 from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot
 from flusso_sync.engine.writer import SinkWriter
 from flusso_sync.observer import Observer
@@ -55,9 +56,30 @@ class EchoSnapshot(Snapshot):
 
 
 class EchoDocuments(Documents):
+    """``opened`` is called with each snapshot."""
+
+    def __init__(self, opened: Callable[[], object] = lambda: None) -> None:
+        self.opened = opened
+
     @contextlib.contextmanager
     def snapshot(self, runs: Sequence[ChangeRun], stop: threading.Event) -> Iterator[Snapshot]:
+        self.opened()
         yield EchoSnapshot()
+
+
+class Chunks:
+    """What the chunks of a test are read for; their documents go to ``writer``."""
+
+    index, live, cancelled = "i", False, False
+
+    def __init__(self, writer: SinkWriter) -> None:
+        self.targets: Mapping[SinkWriter, Optional[int]] = {writer: 1}
+
+    def finished(self, engine: Engine, ids: Sequence[str], done: Callable[[], None] = lambda: None) -> Finished:
+        """A chunk of ``ids``, registered and read."""
+        pending = Pending(self, ids, done)
+        engine.register(pending)
+        return Finished(pending, [Document(id, b"old") for id in ids], 1, last=True)
 
 
 class Rig:
@@ -65,6 +87,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.sink = GatedSink()
+        self.documents = EchoDocuments()
         self.queue = ChangeQueue(100_000)
         self.ledger = Ledger()
         self.stop = threading.Event()
@@ -81,7 +104,7 @@ class Rig:
         )
         self.engine = Engine(
             self.queue,
-            EchoDocuments(),
+            self.documents,
             [self.writer],
             self.ledger,
             status=status,
@@ -96,6 +119,8 @@ class Rig:
             Worker(name, loop, lambda name, error: self.failures.append(error))
             for name, loop in (("flusso-engine", self.engine.loop), ("flusso-sink-gated", self.writer.loop))
         ]
+
+    def start(self) -> None:
         for thread in self.threads:
             thread.start()
 
@@ -108,12 +133,22 @@ class Rig:
         self.queue.ring()
         self.writer.wake()
         for thread in self.threads:
-            thread.join(10)
+            if thread.ident is not None:
+                thread.join(10)
         assert not self.failures
 
 
 @pytest.fixture
 def rig() -> Iterator[Rig]:
+    made = Rig()
+    made.start()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def still() -> Iterator[Rig]:
+    """A rig whose threads the test starts."""
     made = Rig()
     yield made
     made.end()
@@ -163,3 +198,66 @@ def test_what_is_mended_is_read_anew_and_done_when_it_is_durable(rig: Rig) -> No
     assert mend.done.wait(10)
     assert rig.sink.documents == {"a": b"{}", "b": b"{}", "c": b"{}"}
     assert rig.engine.mend("i", []).done.wait(10)
+
+
+def test_chunks_are_registered_while_a_batch_is_read_and_lose_what_it_writes(rig: Rig) -> None:
+    # Given a live batch whose snapshot is open
+    opened, go = threading.Event(), threading.Event()
+    rig.documents.opened = lambda: (opened.set(), go.wait(10))
+    rig.commit(1, "a")
+    assert opened.wait(10)
+    # When a chunk with its document is registered, read and handed over meanwhile, without waiting for the engine
+    done = threading.Event()
+    rig.engine.submit(Chunks(rig.writer).finished(rig.engine, ["a", "b"], done.set))
+    # Then of the two reads, only the live one is written
+    go.set()
+    rig.sink.gate.set()
+    assert done.wait(10)
+    wait_for(lambda: rig.ledger.confirmed == 1)
+    assert rig.sink.documents == {"a": b"{}", "b": b"old"}
+
+
+def test_small_chunks_do_not_wait_for_a_batch_each(still: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given live changes that always wait
+    waiting: List[int] = []
+
+    def opened() -> None:
+        waiting.append(len(still.writer._patient))
+        if len(waiting) == 3:
+            still.stop.set()
+        still.commit(len(waiting) + 1, "a")
+
+    still.documents.opened = opened
+    still.commit(1, "a")
+    chunks = Chunks(still.writer)
+    for number in range(8):
+        still.engine.submit(chunks.finished(still.engine, [f"{number} {row}" for row in range(50)]))
+    still.engine.loop()
+    # Then all chunks that are ready are enqueued after the first of their batches
+    assert waiting == [0, 400, 400]
+
+
+def test_a_large_chunk_is_enqueued_in_parts_while_live_changes_wait(
+    still: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FEWEST_CHUNK_DOCUMENTS", 100)
+    waiting: List[int] = []
+
+    def opened() -> None:
+        waiting.append(len(still.writer._patient))
+        if len(waiting) == 5:
+            still.stop.set()
+        still.commit(len(waiting) + 1, "a")
+
+    still.documents.opened = opened
+    still.commit(1, "a")
+    done = threading.Event()
+    still.engine.submit(Chunks(still.writer).finished(still.engine, [str(row) for row in range(250)], done.set))
+    still.engine.loop()
+    assert waiting == [0, 100, 200, 250, 250]
+    # Nothing of it counts as done before all of it is durable
+    assert not done.is_set()
+    still.stop.clear()
+    still.sink.gate.set()
+    still.start()
+    assert done.wait(10)

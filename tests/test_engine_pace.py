@@ -9,6 +9,7 @@ from typing import List, Optional
 import pytest
 
 from flusso_sync.backoff import Stopped
+from flusso_sync.engine import pace as module
 from flusso_sync.engine.pace import FEWEST_ROWS, STEP_SECONDS, Pace, Stride
 from flusso_sync.status import Status
 from tests.waiting import wait_for
@@ -58,6 +59,25 @@ def test_builds_wait_while_live_changes_are_far_behind_and_say_so() -> None:
     behind[0] = 500
     assert passed.wait(5)
     thread.join(5)
+    assert not status.snapshot().to_json()["trouble"]
+
+
+def test_builds_crawl_however_far_live_changes_are_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CRAWL_SECONDS", 0.3)
+    monkeypatch.setattr(module, "LOOK_SECONDS", 0.01)
+    status = Status()
+    one = pace(lag=1000, behind=[1_000_000], status=status)
+    started = time.monotonic()
+    threads = [threading.Thread(target=lambda: [one.wait(1) for _ in range(2)]) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    # Four steps, each of which waited for its turn.
+    assert time.monotonic() - started >= 4 * 0.3
+    assert "builds wait" in status.snapshot().to_json()["trouble"][0]["what"]
+    one.over()
     assert not status.snapshot().to_json()["trouble"]
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import threading
 import time
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import pytest
 
 from flusso_sync.engine.policies import FailurePolicies, OnError
-from flusso_sync.engine.writer import SinkWriter
+from flusso_sync.engine.writer import BUILD_SHARE, REQUEST_WRITES, SinkWriter
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
 from flusso_sync.observer import Observer
 from flusso_sync.sinks.base import Failure, FailureKind, Rejected, Write
@@ -151,6 +151,76 @@ def test_a_live_write_goes_before_builds_and_replaces_a_waiting_build(rig: Calla
     until(lambda: build.left == 0 and live.left == 0)
     assert made.sink.requests[0] == [("a", b"new", False)]
     assert made.sink.documents == {"a": b"new", "b": b"old"}
+
+
+def test_builds_get_their_share_and_no_more_while_live_writes_always_wait(rig: Callable[..., Rig]) -> None:
+    # Given a sink that takes one request at a time, and a live write that always waits
+    live = Count()
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        if len(live_requests()) < 1000:
+            made.writer.enqueue([write(f"live {len(made.sink.requests)}", "1")], live)
+        return ()
+
+    def live_requests() -> List[Any]:
+        return [request for request in made.sink.requests if not request[0][2]]
+
+    made = rig(answer, concurrency=1)
+    build = Count()
+    made.writer.enqueue([write(f"build {n}", "1", True) for n in range(1000)], build)
+    made.writer.enqueue([write("live", "1")], live)
+    made.start()
+    until(lambda: build.left == 0, 60)
+    # Then every build's write has let four live ones pass, and no more; a request counts as some writes
+    requests = made.sink.requests[: 1 + max(i for i, request in enumerate(made.sink.requests) if request[0][2])]
+    builds = [request for request in requests if request[0][2]]
+    weights = [sum(len(r) + REQUEST_WRITES for r in requests if r[0][2] is of_build) for of_build in (True, False)]
+    last = len(builds[-1]) + REQUEST_WRITES
+    assert (BUILD_SHARE - 1) * (weights[0] - last) <= weights[1] <= (BUILD_SHARE - 1) * weights[0] + last
+
+
+def test_a_request_stays_free_of_builds_while_live_writes_arrive(rig: Callable[..., Rig]) -> None:
+    go, most = threading.Event(), []
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        most.append(made.writer._patient_in_flight)
+        if writes[0].build:
+            go.wait(10)
+        return ()
+
+    made = rig(answer, concurrency=3)
+    made.sink.max_actions = 10
+    build, live = Count(), Count()
+    made.writer.enqueue([write("live", "1")], live)
+    made.writer.enqueue([write(f"build {n}", "1", True) for n in range(100)], build)
+    made.start()
+    until(lambda: len(made.sink.requests) == 3)
+    for number in range(20):
+        # Owed or not, a build gets no third request
+        made.writer.enqueue([write(f"live {number}", "1")], live)
+        until(lambda: live.left == 0)
+    assert made.writer._patient_in_flight == max(most) == 2
+    go.set()
+    until(lambda: build.left == 0)
+
+
+def test_a_sink_that_takes_one_request_at_a_time_gets_small_ones_of_builds_while_live_writes_arrive(
+    rig: Callable[..., Rig],
+) -> None:
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        time.sleep(len(writes) * 0.001)
+        return ()
+
+    for lively, sizes in ((True, [25, *[20] * 8, 15]), (False, [100, 100])):
+        made = rig(answer, concurrency=1)
+        build, live = Count(), Count()
+        made.writer.enqueue([write(f"build {n}", "1", True) for n in range(200)], build)
+        if lively:
+            made.writer.enqueue([write("live", "1")], live)
+        made.start()
+        until(lambda b=build: b.left == 0)  # type: ignore[misc]
+        # The first must be tried; then no fewer than are worth a request
+        assert [len(request) for request in made.sink.requests if request[0][2]] == sizes
 
 
 def test_a_build_never_replaces_a_waiting_live_write(rig: Callable[..., Rig]) -> None:

@@ -351,7 +351,7 @@ class Backfill(Section):
     chunk_rows: Count = Field(default=5_000, description="Root rows read per chunk")
     max_rows_per_second: Optional[Count] = Field(default=None, description="Ceiling over all workers; none by default")
     max_lag_bytes: Size = Field(
-        default=256 * 2**20, description="Builds pause while live changes lag further behind than this"
+        default=256 * 2**20, description="Builds all but pause while live changes lag further behind than this"
     )
 
 

@@ -21,7 +21,6 @@ from typing import (
     Iterable,
     List,
     Mapping,
-    NamedTuple,
     Optional,
     Sequence,
     Tuple,
@@ -43,8 +42,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Chunks read ahead of the engine; what a worker has read waits here, so this times the bytes of a chunk is held.
+#: Chunks read ahead of the engine; what a worker has read waits here, so this times the bytes of a chunk is held.  Of
+#: small chunks more are let in, up to so many bytes, or each would wait for a live batch.
 CHUNKS_AHEAD = 2
+BYTES_AHEAD = 4 * 1024 * 1024
+
+#: The least that is enqueued of chunks between two live batches, in documents; beyond it, as many as the batch had.  It
+#: bounds how slow a build can become, and how long a live change waits for chunks: some 10 ms.
+FEWEST_CHUNK_DOCUMENTS = 5000
 
 #: Batches on their way at the most: what is remembered of a batch must not grow with an outage of a sink.
 OPEN_ENTRIES = 4096
@@ -52,11 +57,6 @@ OPEN_ENTRIES = 4096
 #: Pause while no sink has room, and the longest an idle engine sleeps between two signs of life.
 ROOM_WAIT_SECONDS = 0.5
 IDLE_SECONDS = 1.0
-
-
-class _Registration(NamedTuple):
-    pending: Pending
-    answered: threading.Event
 
 
 class _Part(Countdown):
@@ -97,8 +97,8 @@ class Mend(Countdown):
 
 
 class Engine:
-    """Turns the queue into writes.  ``loop`` runs on its thread; ``register`` and ``submit`` are called by
-    build threads and answered from it."""
+    """Turns the queue into writes.  ``loop`` runs on its thread; ``register`` and ``submit`` are called by build
+    threads."""
 
     def __init__(
         self,
@@ -126,11 +126,14 @@ class Engine:
         self._rebuild = rebuild
         self._batch_changes = batch_changes
         self._heartbeat = heartbeat
-        self._mail: Deque[_Registration] = deque()
-        self._finished: Deque[Finished] = deque()
+        #: With the bytes of each.
+        self._finished: Deque[Tuple[Finished, int]] = deque()
+        self._ahead_bytes = 0
         self._mends: Deque[Mend] = deque()
         self._space = threading.Condition()
+        #: By index; added to by build threads, and by nobody else, under the lock.
         self._pending: Dict[str, List[Pending]] = {}
+        self._registering = threading.Lock()
         #: Set once the engine takes nothing new because it is drained.
         self.idle = threading.Event()
         #: Where changes go that show in too many documents; set once, before ``loop``.
@@ -141,22 +144,24 @@ class Engine:
     # -- called by build threads ----------------------------------------------------------------------
 
     def register(self, pending: Pending) -> None:
-        """Register a chunk's ids as pending; returns once the engine knows them."""
-        registration = _Registration(pending, threading.Event())
-        self._mail.append(registration)
-        self._queue.ring()
-        while not registration.answered.wait(IDLE_SECONDS):
-            if self._stop.is_set():
-                raise Stopped
+        """Register a chunk's ids as pending: whatever live write is enqueued from now on removes its id from them.
+
+        A live write that was enqueued before was read before, too: by the time this returns, the snapshot that the
+        chunk is then read in is a later one.
+        """
+        with self._registering:
+            self._pending.setdefault(pending.work.index, []).append(pending)
 
     def submit(self, finished: Finished) -> None:
         """Hand a chunk's documents over; blocks while the engine has enough of them."""
+        size = sum(len(document.body) for document in finished.documents if document.body is not None)
         with self._space:
-            while len(self._finished) >= CHUNKS_AHEAD:
+            while len(self._finished) >= CHUNKS_AHEAD and self._ahead_bytes + size > BYTES_AHEAD:
                 if self._stop.is_set():
                     raise Stopped
                 self._space.wait(IDLE_SECONDS)
-            self._finished.append(finished)
+            self._finished.append((finished, size))
+            self._ahead_bytes += size
         self._queue.ring()
 
     def mend(self, index: str, keys: Sequence[Any], ghosts: Sequence[str] = ()) -> Mend:
@@ -173,31 +178,22 @@ class Engine:
         """Work until stop; once ``draining`` is set, take nothing new and say so by ``idle``."""
         while not self._stop.is_set():
             self._status.heartbeat(self._heartbeat)
-            self._answer()
             if self._draining.is_set():
                 self.idle.set()
                 self._stop.wait(0.02)
                 continue
             waiting = bool(self._mends) or bool(self._finished) and self._chunk_room()
-            if not self._live_room():
-                # The sinks are behind: let the queue fill, but go on answering.
-                continue
-            runs = self._queue.take(self._batch_changes, 0.0 if waiting else self._pause())
-            if runs:
-                self._process(runs)
-            self._mend()
-            self._take_chunk()
+            if self._live_room():
+                runs = self._queue.take(self._batch_changes, 0.0 if waiting else self._pause())
+                if runs:
+                    self._process(runs)
+                self._mend()
+            # Else the sinks are behind: let the queue fill.
+            self._take_chunks()
 
     def _pause(self) -> float:
         # A finished chunk that no sink has room for is looked at again soon; nothing rings for it.
         return 0.01 if self._finished else IDLE_SECONDS
-
-    def _answer(self) -> None:
-        while self._mail:
-            registration = self._mail.popleft()
-            pending = registration.pending
-            self._pending.setdefault(pending.work.index, []).append(pending)
-            registration.answered.set()
 
     def _live_room(self) -> bool:
         return self._ledger.wait_room(OPEN_ENTRIES, ROOM_WAIT_SECONDS) and all(
@@ -205,7 +201,7 @@ class Engine:
         )
 
     def _chunk_room(self) -> bool:
-        return all(writer.has_room(patient=True) for writer in self._finished[0].pending.work.targets)
+        return all(writer.has_room(patient=True) for writer in self._finished[0][0].pending.work.targets)
 
     def _process(self, runs: Sequence[ChangeRun]) -> None:
         """Make every document that shows a change of ``runs`` right again."""
@@ -219,12 +215,14 @@ class Engine:
             work = _Batch(runs)
             while not work.done:
                 wait_out(lambda: self._advance(work, entry), self._stop, self._status, "source documents")
-                self._answer()
-                while not work.done and not self._live_room():
+                while not work.done:
+                    # A large batch takes many snapshots, and builds have their share beside each.
+                    self._take_chunks(work.built)
+                    if self._live_room():
+                        break
                     if self._stop.is_set():
                         raise Stopped
                     self._status.heartbeat(self._heartbeat)
-                    self._answer()
         entry.release()
 
     def _advance(self, work: "_Batch", entry: Entry) -> None:
@@ -237,9 +235,6 @@ class Engine:
             left = _build(snapshot, work.left or {}, built)
             version = snapshot.version
         self.version = max(self.version, version)
-        for spread in work.spread:
-            self._spread(spread, entry)
-        work.spread = ()
         if work.rebuild:
             self._wait_clear(work.rebuild)
             self._rebuild(work.rebuild)
@@ -247,7 +242,12 @@ class Engine:
         for index, documents in built:
             entry.documents[index] = entry.documents.get(index, 0) + len(documents)
             self._enqueue_live(index, documents, version, entry, entry.position or 0)
+        work.built = sum(len(documents) for _, documents in built)
         work.left = left
+        # Last: while it waits, chunks are enqueued, and theirs may be later reads than what was built here.
+        while work.spread:
+            self._spread(work.spread[0], entry)
+            work.spread = work.spread[1:]
 
     def _spread(self, spread: Spread, entry: Entry) -> None:
         """Make a job of a change that shows in too many documents to build them here."""
@@ -257,10 +257,9 @@ class Engine:
         while not spreader.has_room():
             if self._stop.is_set():
                 raise Stopped
-            # Whoever makes the room may be waiting for these answers.
+            # Whoever makes the room may be waiting for its documents to be taken.
             self._status.heartbeat(self._heartbeat)
-            self._answer()
-            self._take_chunk()
+            self._take_chunks()
             self._stop.wait(0.01)
         # Inside a transaction its end is not known yet; what is at an unknown place is waited for by everybody.
         spreader.add(spread, entry.position or 0, entry)
@@ -277,7 +276,6 @@ class Engine:
                     if self._stop.is_set():
                         raise Stopped
                     self._status.heartbeat(self._heartbeat)
-                    self._answer()
 
     def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, token: Token, lsn: int) -> None:
         self._overtake(index, documents)
@@ -312,13 +310,24 @@ class Engine:
         self._enqueue_live(mend.index, [*documents, *ghosts], version, mend, 0)
         mend.left, mend.ghosts = left, ()
 
-    def _take_chunk(self) -> None:
-        """Enqueue one finished part of a chunk, if there is one and room for it."""
-        if not self._finished or not self._chunk_room():
-            return
-        with self._space:
-            finished = self._finished.popleft()
-            self._space.notify()
+    def _take_chunks(self, live: int = 0) -> None:
+        """Enqueue what is finished of chunks and has room: after ``live`` documents of a batch, about as many."""
+        most = max(FEWEST_CHUNK_DOCUMENTS, live)
+        while most > 0 and self._finished and self._chunk_room():
+            with self._space:
+                finished, size = self._finished.popleft()
+                if len(finished.documents) > most:
+                    self._finished.appendleft((finished._replace(documents=finished.documents[most:]), size))
+                    finished = finished._replace(documents=finished.documents[:most], last=False)
+                else:
+                    self._ahead_bytes -= size
+                    self._space.notify_all()
+            # A chunk without documents costs something as well.
+            most -= len(finished.documents) or 1
+            self._take_chunk(finished)
+
+    def _take_chunk(self, finished: Finished) -> None:
+        """Enqueue documents of a chunk, those that no live write overtook."""
         pending, work = finished.pending, finished.pending.work
         if not work.cancelled:
             documents = [document for document in finished.documents if document.id in pending.ids]
@@ -340,17 +349,18 @@ class Engine:
                     writer.park(rejected, token)
             token.release()
         if finished.last:
-            self._pending[work.index].remove(pending)
+            with self._registering:
+                self._pending[work.index].remove(pending)
             pending.release()
 
     def _overtake(self, index: str, documents: Sequence[Document], but: Optional[Pending] = None) -> None:
         """What is written to the generations that are kept current is no chunk's business any more."""
-        pendings = self._pending.get(index)
+        with self._registering:
+            pendings = [pending for pending in self._pending.get(index, ()) if pending is not but]
         if pendings:
             ids = {document.id for document in documents}
             for pending in pendings:
-                if pending is not but:
-                    pending.ids -= ids
+                pending.ids -= ids
 
 
 class _Batch:
@@ -359,6 +369,8 @@ class _Batch:
     def __init__(self, runs: Sequence[ChangeRun]) -> None:
         self.runs = runs
         self.left: Any = None
+        #: Documents of the last snapshot.
+        self.built = 0
         self.rebuild: Mapping[str, str] = {}
         self.spread: Sequence[Spread] = ()
 

@@ -1,4 +1,4 @@
-"""How fast builds may go: never above a set rate, not at all while live changes are far behind, and in small steps."""
+"""How fast builds may go: never above a set rate, hardly at all while live changes are far behind, in small steps."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ STEP_SECONDS = 0.5
 FEWEST_ROWS = 50
 #: How often a build that waits looks again.
 LOOK_SECONDS = 0.2
+#: While live changes are far behind, one step of all builds together in so long: else a daemon that is always behind
+#: would never complete one.
+CRAWL_SECONDS = 5.0
 
 
 class Pace:
     """One for all builds and their workers.
 
     ``most_rows_per_second`` is None for no limit.  ``behind`` tells how many bytes live changes are behind (None:
-    unknown); beyond ``most_lag_bytes`` nothing is read until they are at half of that.
+    unknown); beyond ``most_lag_bytes`` builds crawl until they are at half of that.
     """
 
     def __init__(
@@ -40,6 +43,9 @@ class Pace:
         self._stop = stop
         self._lock = threading.Lock()
         self._free_at = 0.0
+        #: Live changes are far behind; when the next step may be taken all the same.
+        self._lagging = False
+        self._crawl_at = 0.0
 
     def rows(self, wanted: int) -> int:
         """At most ``wanted`` rows, and no more than one second's worth of the rate."""
@@ -57,35 +63,58 @@ class Pace:
         if self._stop.wait(start - now):
             raise Stopped
 
+    def over(self) -> None:
+        """No build is left that could wait for live changes."""
+        with self._lock:
+            self._lagging = False
+            self._status.clear_trouble("builds")
+
     def _wait_for_live(self) -> None:
-        if self._most_lag_bytes is None:
-            return
+        while not self._may_go_on():
+            if self._stop.wait(LOOK_SECONDS):
+                raise Stopped
+
+    def _may_go_on(self) -> bool:
+        """Whether live changes are not far behind, or it is time for a step all the same."""
+        most = self._most_lag_bytes
+        if most is None:
+            return True
         behind = self._behind()
-        if behind is None or behind <= self._most_lag_bytes:
-            return
-        while behind is not None and behind > self._most_lag_bytes // 2:
+        now = time.monotonic()
+        with self._lock:
+            was = self._lagging
+            # Not before they are at half of it, or a build would start and stop with every batch.
+            self._lagging = behind is not None and behind > (most // 2 if was else most)
+            if not self._lagging:
+                if was:
+                    self._status.clear_trouble("builds")
+                return True
             self._status.trouble(
                 "builds",
-                f"builds wait: live changes are {behind} bytes behind (backfill.max_lag_bytes: {self._most_lag_bytes})",
+                f"builds wait, but for a step every {CRAWL_SECONDS:g} s: live changes are {behind} bytes behind "
+                f"(backfill.max_lag_bytes: {most})",
                 "They go on by themselves; a sink or a source that is slow is the cause",
                 blocking=False,
             )
-            if self._stop.wait(LOOK_SECONDS):
-                raise Stopped
-            behind = self._behind()
-        self._status.clear_trouble("builds")
+            if was and now < self._crawl_at:
+                return False
+            self._crawl_at = now + CRAWL_SECONDS
+            return was
 
 
 class Stride:
-    """How many rows the next step of one build takes: as many as take about ``STEP_SECONDS``, at most ``most``."""
+    """How large the next step is: as many rows (or writes) as take about ``seconds``, at most ``most``."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, seconds: float = STEP_SECONDS, fewest: int = FEWEST_ROWS) -> None:
         self._most = most
-        self.rows = min(most, max(FEWEST_ROWS, most // 4))
+        self._seconds = seconds
+        self._fewest = fewest
+        self.rows = min(most, max(fewest, most // 4))
 
     def took(self, rows: int, seconds: float) -> None:
-        """A step of ``rows`` rows held its snapshot for ``seconds``."""
-        if seconds > STEP_SECONDS:
-            self.rows = max(min(FEWEST_ROWS, self._most), min(self.rows, int(rows * STEP_SECONDS / seconds)))
-        elif seconds < STEP_SECONDS / 2 and rows >= self.rows:
+        """A step of ``rows`` rows took ``seconds``."""
+        if seconds > self._seconds:
+            fitting = int(rows * self._seconds / seconds)
+            self.rows = max(min(self._fewest, self._most), min(self.rows, fitting))
+        elif seconds < self._seconds / 2 and rows >= self.rows:
             self.rows = min(self._most, self.rows * 2)

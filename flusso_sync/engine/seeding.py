@@ -307,6 +307,7 @@ class Seeding:
         while not self._stop.is_set():
             build = self._next()
             if build is None:
+                self._pace.over()
                 return
             self._show(build)
             if build.frontier.exhausted:

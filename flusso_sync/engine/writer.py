@@ -2,7 +2,7 @@
 
 The engine thread alone enqueues (design section 4, write protocol a).  A lane is one document: while a request
 holding (index, id) is unresolved, no other write of it is sent; a newer write takes the place of one that
-still waits, with everything that waited for it.  Live writes go before those of builds.
+still waits, with everything that waited for it.  Live writes go before those of builds, which still get their share.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections import Counter, deque
 from typing import Callable, Deque, Dict, List, Protocol, Sequence, Set, Tuple, Union
 
 from flusso_sync.backoff import Backoff, Outage, wait_out
+from flusso_sync.engine.pace import Stride
 from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
 from flusso_sync.observer import Observer
@@ -29,6 +30,15 @@ WAITING, SENT, GONE = 0, 1, 2
 
 #: A live write this recent keeps one of the sink's requests free of builds (settled.md section 5).
 LIVE_RECENTLY_SECONDS = 1.0
+
+#: While live writes wait, builds still get one of so many writes, and each request counts as so many writes more.
+BUILD_SHARE = 5
+REQUEST_WRITES = 50
+
+#: Of a sink that takes one request at a time: about how long one of a build is under way, while there are live writes
+#: that would wait for it, and how many writes it takes at least.
+SINGLE_REQUEST_SECONDS = 0.02
+FEWEST_WRITES = 20
 
 #: A refresh that failed is tried again after this.
 REFRESH_AGAIN_SECONDS = 1.0
@@ -86,6 +96,10 @@ class SinkWriter:
         self._live_bytes = 0
         self._patient_bytes = 0
         self._patient_in_flight = 0
+        #: What builds are owed of the live writes that went before theirs, in writes; below 0 what they had of it.
+        self._owed = 0
+        #: How many writes one request of a build takes where live writes wait for it.
+        self._stride = Stride(sink.max_actions, SINGLE_REQUEST_SECONDS, FEWEST_WRITES)
         self._live_at = float("-inf")
         #: Indexes with live writes that no refresh has made searchable yet.
         self._dirty: Set[str] = set()
@@ -221,8 +235,11 @@ class SinkWriter:
                 self._refresh(taken)
                 continue
             writes, patient = taken
+            begun = time.monotonic()
             try:
                 self._send(writes)
+                if patient:
+                    self._stride.took(len(writes), time.monotonic() - begun)
             finally:
                 with self._changed:
                     if patient:
@@ -274,8 +291,17 @@ class SinkWriter:
         """The writes of the next request, their lanes taken, or the indexes to refresh; None at stop."""
         with self._changed:
             while not self._stop.is_set():
-                writes = [] if self._refresh_wanted and self._refresh_due() else self._collect(self._live)
+                if self._owed > 0:
+                    writes = self._take_patient()
+                    if writes:
+                        self._owed -= (BUILD_SHARE - 1) * (len(writes) + REQUEST_WRITES)
+                        return writes, True
+                if self._refresh_wanted and self._refresh_due():
+                    writes = []
+                else:
+                    writes = self._collect(self._live, self.sink.max_actions)
                 if writes:
+                    self._owe(len(writes))
                     return writes, False
                 if self._refresh_due():
                     # One refresh at a time: meanwhile the other requests write on.
@@ -284,13 +310,33 @@ class SinkWriter:
                     # Under the lock: whatever is confirmed by now was marked dirty before.
                     self._refreshing_to = self._confirmed()
                     return indexes
-                if self._patient and self._patient_in_flight < self._patient_limit():
-                    writes = self._collect(self._patient)
-                    if writes:
-                        self._patient_in_flight += 1
-                        return writes, True
+                writes = self._take_patient()
+                if writes:
+                    # Nobody had to wait for that.
+                    self._owed = 0
+                    return writes, True
                 self._changed.wait(0.5)
             return None
+
+    def _take_patient(self) -> List[Write]:
+        if not self._patient or self._patient_in_flight >= self._patient_limit():
+            return []
+        most = self.sink.max_actions
+        if self.sink.concurrency == 1 and self._live_lately():
+            most = min(most, self._stride.rows)
+        writes = self._collect(self._patient, most)
+        if writes:
+            self._patient_in_flight += 1
+        return writes
+
+    def _owe(self, writes: int) -> None:
+        """So many live writes go before those of builds; the lock is held."""
+        if not self._patient:
+            self._owed = 0
+            return
+        # No more than the largest request is worth, or builds would come in bursts.
+        most = (BUILD_SHARE - 1) * (self.sink.max_actions + REQUEST_WRITES)
+        self._owed = min(most, self._owed + writes + REQUEST_WRITES)
 
     def _refresh_due(self) -> bool:
         if not self._dirty or self._refreshing or time.monotonic() < self._refresh_at:
@@ -298,15 +344,18 @@ class SinkWriter:
         return self._refresh_wanted or self._caught_up()
 
     def _patient_limit(self) -> int:
-        if time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS:
+        if self._live_lately():
             return max(1, self.sink.concurrency - 1)
         return self.sink.concurrency
 
-    def _collect(self, source: Deque[Write]) -> List[Write]:
+    def _live_lately(self) -> bool:
+        return bool(self._live) or time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS
+
+    def _collect(self, source: Deque[Write], most: int) -> List[Write]:
         taken: List[Write] = []
         blocked: List[Write] = []
         size = 0
-        most, most_bytes = self.sink.max_actions, self.sink.max_bytes
+        most_bytes = self.sink.max_bytes
         while source and len(taken) < most and len(blocked) < most:
             write = source[0]
             if write.state != WAITING:

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
-from tests.bench import burst, capture, idle, latency, memory, shop, sustained
+from tests.bench import burst, capture, idle, latency, memory, share, shop, sustained
 from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
 from tests.bench.documents import Source, settings
 from tests.bench.rig import Rig, Say, configuration, drop_slot, peak_memory, prefix, rig, seeded
@@ -35,6 +35,7 @@ OTHERS: Dict[str, Any] = {
     "idle": idle,
     "latency": latency,
     "memory": memory,
+    "share": share,
     "sustained": sustained,
 }
 PATIENCE_SECONDS = 1800.0
