@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import pytest
 
+from flusso_sync.engine import writer as module
 from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.writer import BUILD_SHARE, REQUEST_WRITES, SinkWriter
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
@@ -179,34 +180,47 @@ def test_builds_get_their_share_and_no_more_while_live_writes_always_wait(rig: C
     assert (BUILD_SHARE - 1) * (weights[0] - last) <= weights[1] <= (BUILD_SHARE - 1) * weights[0] + last
 
 
-def test_a_request_stays_free_of_builds_while_live_writes_arrive(rig: Callable[..., Rig]) -> None:
-    go, most = threading.Event(), []
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_request_stays_free_of_builds_while_live_writes_arrive(
+    guarded: bool, rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not guarded:
+        monkeypatch.setattr(SinkWriter, "_patient_limit", lambda self: self.sink.concurrency)
+    monkeypatch.setattr(module, "LIVE_RECENTLY_SECONDS", 60.0)
+    go = threading.Event()
 
     def answer(writes: Sequence[Write]) -> Sequence[Failure]:
-        most.append(made.writer._patient_in_flight)
         if writes[0].build:
-            go.wait(10)
+            go.wait(60)
         return ()
 
+    # Given a sink of three requests at a time, and more writes of builds than two can take
     made = rig(answer, concurrency=3)
     made.sink.max_actions = 10
     build, live = Count(), Count()
     made.writer.enqueue([write("live", "1")], live)
     made.writer.enqueue([write(f"build {n}", "1", True) for n in range(100)], build)
     made.start()
-    until(lambda: len(made.sink.requests) == 3)
-    for number in range(20):
-        # Owed or not, a build gets no third request
-        made.writer.enqueue([write(f"live {number}", "1")], live)
-        until(lambda: live.left == 0)
-    assert made.writer._patient_in_flight == max(most) == 2
+    until(lambda: made.writer._patient_in_flight == (2 if guarded else 3))
+    # When more live writes arrive, then they are sent, however much is owed to the builds; unless the guard is off
+    made.writer.enqueue([write("next", "1")], live)
+    if not guarded:
+        time.sleep(0.1)
+        assert live.left
+    else:
+        for number in range(20):
+            until(lambda: live.left == 0)
+            assert made.writer._patient_in_flight == 2
+            made.writer.enqueue([write(f"live {number}", "1")], live)
     go.set()
-    until(lambda: build.left == 0)
+    until(lambda: build.left == 0 and live.left == 0)
 
 
 def test_a_sink_that_takes_one_request_at_a_time_gets_small_ones_of_builds_while_live_writes_arrive(
-    rig: Callable[..., Rig],
+    rig: Callable[..., Rig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(module, "LIVE_RECENTLY_SECONDS", 60.0)
+
     def answer(writes: Sequence[Write]) -> Sequence[Failure]:
         time.sleep(len(writes) * 0.001)
         return ()

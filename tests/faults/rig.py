@@ -38,7 +38,8 @@ def writing(
 ) -> Iterator[Writer]:
     """A writer over the tables of the deployment; it has begun to write when this returns it."""
     with Writer(url or deployment.database.url, seed, deployment.case, pause_seconds=pause_seconds) as writer:
-        wait_for(lambda: writer.counts["transactions"], 30, "the writer writes")
+        # It reads all rows first.
+        wait_for(lambda: writer.counts["transactions"], 300 if LONG else 30, "the writer writes")
         yield writer
 
 

@@ -9,32 +9,65 @@ import contextlib
 import re
 from collections import Counter
 from pathlib import Path
-from typing import List, Tuple
+from typing import Any, Dict, List, Tuple
 
 import pytest
 
 from flusso_sync.engine.seeding import OPEN_CHUNKS_PER_WORKER
+from tests.cases import SHOP, Case
 from tests.faults.conftest import Heals
-from tests.faults.rig import LONG, finish, writing
+from tests.faults.rig import LONG, OwnCase, finish, writing
 from tests.fix_deployment import MakeDeployment
 from tests.fix_opensearch import Prefix
 from tests.places import COUNTS, PLACE, PLACES
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.fault]
 
-#: ``scale`` times 150 are the orders, which are rebuilt, and times 220 all documents.
-SCALE, CHUNK_ROWS = (1334, 2000) if LONG else (8, 50)
+#: The shop is scaled in short runs; ``scale`` times 150 are its orders, times 220 its documents.
+SCALE, CHUNK_ROWS = (1, 2000) if LONG else (8, 50)
+
+#: At full size, orders have little in them, so that 26 rebuilds and 26 questions to the oracle end some day.
+ORDERS = 200_000
+TABLES = f"""
+CREATE TABLE orders (id bigint PRIMARY KEY, status text NOT NULL);
+CREATE TABLE notes (
+    id bigint PRIMARY KEY, order_id bigint NOT NULL REFERENCES orders ON DELETE CASCADE, words text NOT NULL
+);
+INSERT INTO orders SELECT i, 'status ' || i % 7 FROM generate_series(1, {ORDERS}) i;
+INSERT INTO notes SELECT i, 1 + (i * 7919) % {ORDERS}, 'note ' || i FROM generate_series(1, {ORDERS // 10}) i;
+CREATE INDEX ON notes (order_id);
+"""
+SCHEMA: Dict[str, Any] = {
+    "version": 1,
+    "table": "orders",
+    "primary_key": "id",
+    "fields": [
+        {"long": "id", "required": True},
+        {"keyword": "status", "required": True},
+        {
+            "has_many": "notes",
+            "table": "notes",
+            "foreign_key": "order_id",
+            "primary_key": "id",
+            "fields": [{"long": "id", "required": True}, {"text": "words", "required": True}],
+        },
+    ],
+}
 WORKERS = 2
 #: Of the writer: at full speed it would change each of so few rows before it is read.
 PAUSE_SECONDS = 0.0 if LONG else 0.01
 PATIENCE_SECONDS = 900.0 if LONG else 120.0
 BOUND = CHUNK_ROWS * WORKERS * OPEN_CHUNKS_PER_WORKER
 
-#: At full size the places are worked off in parts, each of which takes a quarter of an hour or so.
+#: At full size the places are worked off in parts.
 PARTS = 6 if LONG else 1
 
 GUARDS = ["die_at_a_place", "count_chunks"]
 BACKFILL = {"chunk_rows": CHUNK_ROWS, "workers": WORKERS}
+
+
+def _case(folder: Path) -> Case:
+    return OwnCase(folder, TABLES, {"orders": SCHEMA}) if LONG else SHOP
 
 
 def chunks(counts: Path) -> "List[Tuple[str, int, int]]":
@@ -60,7 +93,7 @@ def test_a_rebuild_killed_at_each_place_goes_on_and_repeats_no_more_than_was_und
     part: int, deploy: MakeDeployment, tmp_path: Path, heals: Heals
 ) -> None:
     # Given a live deployment
-    deployment = deploy(scale=SCALE, backfill=BACKFILL, server={"admin_password": "canary"})
+    deployment = deploy(_case(tmp_path), SCALE, backfill=BACKFILL, server={"admin_password": "canary"})
     deployment.config["sinks"]["search"]["batch_size"] = CHUNK_ROWS
     names = list(PLACES)[part::PARTS]
     counts = tmp_path / "counts"
@@ -101,7 +134,7 @@ def test_a_rebuild_killed_at_each_place_goes_on_and_repeats_no_more_than_was_und
 def test_a_first_build_killed_again_and_again_ends_right_and_is_never_read_before(
     deploy: MakeDeployment, opensearch_prefix: Prefix, tmp_path: Path, heals: Heals
 ) -> None:
-    deployment = deploy(scale=SCALE, backfill=BACKFILL)
+    deployment = deploy(_case(tmp_path), SCALE, backfill=BACKFILL)
     deployment.config["sinks"]["search"]["batch_size"] = CHUNK_ROWS
     counts = tmp_path / "counts"
     lives = [
