@@ -186,10 +186,13 @@ class RunningDaemon:
         return self._status
 
     def _make_parts(self) -> None:
-        self._parts = (
-            self._backends.source(self._config, self._options),
-            self._backends.sinks(self._config, self._options),
-        )
+        source = self._backends.source(self._config, self._options)
+        sinks = self._backends.sinks(self._config, self._options)
+        for name, sink in sinks.items():
+            if sink.name != name:
+                # A build finds its sinks by name: this one would be left out, and count as complete without a row.
+                raise ValueError(f"Backends.sinks returns as {name!r} a sink whose name is {sink.name!r}")
+        self._parts = (source, sinks)
 
     def run(self, shutdown: threading.Event) -> None:
         """Connect and run until ``shutdown`` is set or a finite source ends; blocks.

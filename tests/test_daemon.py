@@ -92,6 +92,13 @@ def test_start_and_run_serve_once() -> None:
         running.run(threading.Event())
 
 
+def test_a_sink_under_another_name_is_refused() -> None:
+    backends = ThirdParty({"k": "never built"})
+    backends.sink.name = "another"
+    with pytest.raises(ValueError, match="as 'dict' a sink whose name is 'another'"):
+        Daemon(config(), backends).start()
+
+
 def test_a_status_handed_in_keeps_its_counters_over_runs() -> None:
     status = Status()
     for _ in range(2):

@@ -255,6 +255,7 @@ class Sink(Protocol):
     and calls again.
     """
 
+    #: The same as in what ``Backends.sinks`` returns.
     name: str
     #: Holds an owner, a lease, the record and seeded marks.  Stateless sinks have no vote.
     stateful: bool
