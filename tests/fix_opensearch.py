@@ -31,6 +31,9 @@ HIGHEST_PORT = 9299
 
 START_SECONDS = 120.0
 
+#: Names a node that runs already.
+SHARED_VARIABLE = "FLUSSO_TEST_OPENSEARCH"
+
 
 class NoOpenSearch(Exception):
     """Why there is no node."""
@@ -207,11 +210,13 @@ def unavailable(cause: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def opensearch() -> Iterator[str]:
-    """The base URL of a node that the whole session shares: never change its cluster settings."""
-    shared = os.environ.get("FLUSSO_TEST_OPENSEARCH")
-    if shared:
-        yield shared.rstrip("/")
+def opensearch_node() -> Iterator[Optional[Node]]:
+    """The node that the whole session shares; None where one is named that runs already.
+
+    A test that stops it starts it again.
+    """
+    if os.environ.get(SHARED_VARIABLE):
+        yield None
         return
     try:
         node = start_node()
@@ -219,14 +224,19 @@ def opensearch() -> Iterator[str]:
         unavailable(str(error))
         return
     with node:
-        # A nearly full disk of the machine is no business of the tests.
-        call(
-            node.url,
-            "PUT",
-            "/_cluster/settings",
-            {"transient": {"cluster.routing.allocation.disk.threshold_enabled": False}},
-        )
-        yield node.url
+        ignore_full_disks(node.url)
+        yield node
+
+
+@pytest.fixture(scope="session")
+def opensearch(opensearch_node: Optional[Node]) -> str:
+    """The base URL of a node that the whole session shares: never change its cluster settings."""
+    return os.environ[SHARED_VARIABLE].rstrip("/") if opensearch_node is None else opensearch_node.url
+
+
+def ignore_full_disks(url: str) -> None:
+    """A nearly full disk of the machine is no business of the tests."""
+    call(url, "PUT", "/_cluster/settings", {"persistent": {"cluster.routing.allocation.disk.threshold_enabled": False}})
 
 
 @pytest.fixture

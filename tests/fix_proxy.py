@@ -73,10 +73,13 @@ class Proxy:
         with self._lock:
             self._cut, self._cut_direction = count, direction
 
-    def drop(self, only: Callable[[bytes], bool] = lambda opening: True) -> None:
-        """Reset every open connection that ``only`` chooses by the first bytes that the client sent."""
+    def drop(self, only: Callable[[bytes], bool] = lambda opening: True, *, frozen: bool = False) -> None:
+        """Reset every open connection that ``only`` chooses by the first bytes that the client sent.
+
+        ``frozen``: only where it was frozen before.
+        """
         with self._lock:
-            pairs = [pair for pair in self._pairs if only(bytes(pair.opening))]
+            pairs = [pair for pair in self._pairs if only(bytes(pair.opening)) and (pair.frozen or not frozen)]
         for pair in pairs:
             pair.gone = True
 

@@ -153,6 +153,46 @@ OTHERS: Tuple[Flavour, ...] = (
     ),
 )  # fmt: skip
 
+
+class Palette(NamedTuple):
+    """What worlds are made of; ``places``: whether there are geo fields."""
+
+    keys: Sequence[Flavour]
+    others: Sequence[Flavour]
+    places: bool = True
+
+
+EVERYTHING = Palette(KEYS, OTHERS + KEYS)
+
+_MOMENTS = ("2024-01-02 03:04:05.5", "1999-12-31 23:59:59", "2024-02-29 00:00:00")
+_DAYS = ("2024-01-02", "1999-12-31", "2024-02-29", "2031-07-01")
+
+#: What every sink takes, whatever its values: no document of it is ever refused for what it says.
+TAKEN = Palette(
+    (
+        *(flavour for flavour in KEYS if flavour.sql in ("integer", "bigint", "smallint", "text", "varchar(20)")),
+        *(flavour for flavour in KEYS if flavour.sql in ("uuid", "citext", "numeric(12,3)", "kinds.code")),
+        Flavour("kinds.label", tuple(filter(None, _LABELS)), _TEXT_KINDS, key=True, texts=True, custom="label"),
+        Flavour("date", _DAYS, ("date",), key=True),
+        Flavour("timestamptz", _MOMENTS, ("timestamp",), key=True),
+    ),
+    (
+        Flavour("text", ("a", "B", "zz", "é☃", "", " x", '"', "%_", "\\", _OUT_OF_LINE), _TEXT_KINDS, texts=True),
+        Flavour("integer", ("0", "1", "-7", "40"), ("integer",), sums=True),
+        Flavour("bigint", ("1", "2", "9007199254740993"), ("long",), sums=True),
+        Flavour("numeric(12,3)", ("1", "2.5", "-7.125"), ("decimal",), sums=True),
+        Flavour("double precision", _QUARTERS, ("double",), sums=True),
+        Flavour("boolean", ("true", "false"), ("boolean",)),
+        Flavour("date", _DAYS, ("date",)),
+        Flavour("timestamp", _MOMENTS, ("timestamp",)),
+        Flavour("bytea", ("\\x00", "\\xff3a"), ("binary",)),
+        Flavour("jsonb", ('{"a": [1, null]}', "[]", "7", '"t"'), ("json",), ordered=False),
+        Flavour("integer[]", ("{1,NULL,-3}", "{}"), ("integer",), ordered=False),
+        Flavour("text[]", ("{}", "{a,NULL}"), _TEXT_KINDS, ordered=False),
+    ),
+    places=False,
+)
+
 #: Made once in a database; flavours name them.
 TYPES = """
 CREATE EXTENSION IF NOT EXISTS citext;
@@ -264,6 +304,14 @@ class Table(NamedTuple):
             made.append(f"CREATE TABLE {leaf} PARTITION OF {inner} DEFAULT")
         return made
 
+    @property
+    def parts(self) -> List[Tuple[str, str]]:
+        """The partitions right below the table, each with its bound."""
+        if self.partitions == "hash":
+            bounds = (f"FOR VALUES WITH (MODULUS 2, REMAINDER {part})" for part in range(2))
+            return [(quoted(self.namespace, f"{self.name[:20]} leaf {n}"), bound) for n, bound in enumerate(bounds)]
+        return [(quoted(self.namespace, f"{self.name[:20]} inner"), "DEFAULT")] if self.partitions else []
+
     def insert(self, row: Sequence[Text]) -> Tuple[str, List[Text]]:
         given = {name: value for name, value in zip(self.columns, row) if name not in self.generated}
         values = [f"${place}::text::{_cast(self.columns[name])}" for place, name in enumerate(given, 1)]
@@ -298,21 +346,21 @@ class World(NamedTuple):
         lines = [TYPES.strip(), *(f"CREATE SCHEMA {quoted(name)};" for name in namespaces(self.place))]
         for table in self.tables:
             lines += [f"{statement};" for statement in table.ddl()]
-            lines += [_inlined(*table.insert(row)) for row in table.rows]
+            lines += [inlined(*table.insert(row)) for row in table.rows]
         lines += [json.dumps(schema, ensure_ascii=False) for schema in self.schemas]
         for transaction in self.changes:
-            lines += ["BEGIN;", *(_inlined(*statement) for statement in transaction), "COMMIT;"]
+            lines += ["BEGIN;", *(inlined(*statement) for statement in transaction), "COMMIT;"]
         return "\n".join(lines)
 
 
-def _inlined(statement: str, parameters: Sequence[Text]) -> str:
+def inlined(statement: str, parameters: Sequence[Text]) -> str:
     for place, value in reversed(list(enumerate(parameters, 1))):
         text = "NULL" if value is None else "'" + value.replace("'", "''") + "'"
         statement = statement.replace(f"${place}::text", f"{text}::text")
     return statement + ";"
 
 
-class _Shape(NamedTuple):
+class Shape(NamedTuple):
     """A table before its rows: keys first, because pointers and rows of other tables take them."""
 
     namespace: str
@@ -324,26 +372,33 @@ class _Shape(NamedTuple):
 @st.composite
 def worlds(draw: Draw, place: int = 0, most_tables: int = 4, most_rows: int = 6) -> World:
     """A whole world.  Smaller ones come first, so that a failure shrinks to few tables and rows."""
-    count = draw(st.integers(1, most_tables))
-    names = st.tuples(st.sampled_from(namespaces(place)), st.sampled_from(_TABLE_NAMES))
-    places = draw(st.lists(names, min_size=count, max_size=count, unique=True))
-    shapes: List[_Shape] = []
-    for namespace, name in places:
-        parts = draw(st.lists(st.sampled_from(_COLUMN_NAMES), min_size=1, max_size=2, unique=True))
-        key = {column: draw(st.sampled_from(KEYS)) for column in parts}
-        pools = [st.sampled_from(flavour.pool) for flavour in key.values()]
-        # Few enough for every pool, two of which have but two values.
-        least = draw(st.sampled_from([0, 2, 2])) * len(parts)
-        keys = draw(st.lists(st.tuples(*pools), min_size=least, max_size=most_rows, unique=True))
-        shapes.append(_Shape(namespace, name, key, keys))
-    tables = tuple(_table(draw, place, number, shapes) for number in range(count))
+    tables, shapes = draw_tables(draw, place, EVERYTHING, most_tables, most_rows)
     author = Author(draw, tables)
     schemas = tuple(author.schema() for _ in range(draw(st.integers(1, 3))))
     changes = tuple(tuple(_statements(draw, tables, shapes)) for _ in range(draw(st.integers(0, 5))))
     return World(place, tables, schemas, changes)
 
 
-def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Table:
+def draw_tables(
+    draw: Draw, place: int, palette: Palette, most_tables: int = 4, most_rows: int = 6
+) -> Tuple[Tuple[Table, ...], List[Shape]]:
+    """Tables with rows, and what :func:`draw_statement` must know of them."""
+    count = draw(st.integers(1, most_tables))
+    names = st.tuples(st.sampled_from(namespaces(place)), st.sampled_from(_TABLE_NAMES))
+    places = draw(st.lists(names, min_size=count, max_size=count, unique=True))
+    shapes: List[Shape] = []
+    for namespace, name in places:
+        parts = draw(st.lists(st.sampled_from(_COLUMN_NAMES), min_size=1, max_size=2, unique=True))
+        key = {column: draw(st.sampled_from(palette.keys)) for column in parts}
+        pools = [st.sampled_from(flavour.pool) for flavour in key.values()]
+        # Few enough for every pool, two of which have but two values.
+        least = draw(st.sampled_from([0, 2, 2])) * len(parts)
+        keys = draw(st.lists(st.tuples(*pools), min_size=least, max_size=most_rows, unique=True))
+        shapes.append(Shape(namespace, name, key, keys))
+    return tuple(_table(draw, place, number, shapes, palette) for number in range(count)), shapes
+
+
+def _table(draw: Draw, place: int, number: int, shapes: Sequence[Shape], palette: Palette) -> Table:
     shape = shapes[number]
     columns = dict(shape.key)
     free = [name for name in _COLUMN_NAMES if name not in columns]
@@ -353,7 +408,7 @@ def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Tab
     unique: Optional[str] = None
     if not partitions and draw(st.booleans()):
         unique = free.pop(0)
-        columns[unique] = draw(st.sampled_from(KEYS))
+        columns[unique] = draw(st.sampled_from(palette.keys))
     pointers: List[Pointer] = []
     generated: Dict[str, str] = {}
     targets = st.lists(st.integers(0, len(shapes) - 1), min_size=draw(st.integers(0, 1)), max_size=2)
@@ -366,7 +421,7 @@ def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Tab
                 names.append(own[0])
                 continue
             name = free.pop(0)
-            columns[name] = _alike(draw, flavour)
+            columns[name] = _alike(draw, flavour, palette)
             names.append(name)
         pointers.append(Pointer(tuple(names), target, tuple(shapes[target].key)))
     if draw(st.integers(0, 3)) == 3:
@@ -374,7 +429,7 @@ def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Tab
         copy, source = free.pop(0), draw(st.sampled_from(list(columns)))
         columns[copy], generated[copy] = columns[source], source
     for _ in range(draw(st.integers(0, 4))):
-        columns[free.pop(draw(st.integers(0, min(3, len(free) - 1))))] = draw(st.sampled_from(OTHERS + KEYS))
+        columns[free.pop(draw(st.integers(0, min(3, len(free) - 1))))] = draw(st.sampled_from(palette.others))
     rows = tuple(
         tuple(_row(draw, shapes, key, columns, unique, pointers).values()) for key in shape.keys
     )  # fmt: skip
@@ -383,15 +438,15 @@ def _table(draw: Draw, place: int, number: int, shapes: Sequence[_Shape]) -> Tab
     return Table(shape.namespace, beside, shape.name, columns, key, unique, pointing, partitions, generated, rows)
 
 
-def _alike(draw: Draw, flavour: Flavour) -> Flavour:
+def _alike(draw: Draw, flavour: Flavour, palette: Palette) -> Flavour:
     """The type of a column that holds keys: mostly the key's own."""
     sql = draw(st.sampled_from((flavour.sql, flavour.sql, *flavour.alike)))
-    other = next((f for f in KEYS if f.sql == sql), None)
+    other = next((f for f in palette.keys if f.sql == sql), None)
     return flavour if other is None or sql == flavour.sql else other
 
 
 def _row(
-    draw: Draw, shapes: Sequence[_Shape], key: Sequence[Text], columns: Dict[str, Flavour], unique: Optional[str],
+    draw: Draw, shapes: Sequence[Shape], key: Sequence[Text], columns: Dict[str, Flavour], unique: Optional[str],
     pointers: Sequence[Pointer],
 ) -> Dict[str, Text]:  # fmt: skip
     pointing = {name for pointer in pointers for name in pointer.columns}
@@ -405,7 +460,7 @@ def _row(
     return {name: row[name] for name in columns}
 
 
-def _pointed(draw: Draw, shapes: Sequence[_Shape], pointer: Pointer) -> Dict[str, Text]:
+def _pointed(draw: Draw, shapes: Sequence[Shape], pointer: Pointer) -> Dict[str, Text]:
     """Mostly a key that is there, sometimes one that is not, or none."""
     target = shapes[pointer.target]
     pools = st.tuples(*(st.none() | st.sampled_from(flavour.pool) for flavour in target.key.values()))
@@ -416,11 +471,12 @@ def _pointed(draw: Draw, shapes: Sequence[_Shape], pointer: Pointer) -> Dict[str
 # -- changes -----------------------------------------------------------------------------------------------------------
 
 
-def _statements(draw: Draw, tables: Sequence[Table], shapes: Sequence[_Shape]) -> List[Statement]:
-    return [_statement(draw, tables, shapes) for _ in range(draw(st.integers(1, 3)))]
+def _statements(draw: Draw, tables: Sequence[Table], shapes: Sequence[Shape]) -> List[Statement]:
+    return [draw_statement(draw, tables, shapes) for _ in range(draw(st.integers(1, 3)))]
 
 
-def _statement(draw: Draw, tables: Sequence[Table], shapes: Sequence[_Shape]) -> Statement:
+def draw_statement(draw: Draw, tables: Sequence[Table], shapes: Sequence[Shape]) -> Statement:
+    """A change of one table; it may violate a constraint."""
     number = draw(st.integers(0, len(tables) - 1))
     table, shape = tables[number], shapes[number]
     some_key = st.tuples(*(st.sampled_from(flavour.pool) for flavour in shape.key.values()))
@@ -476,9 +532,10 @@ class Author:
 
     DEPTH = 4
 
-    def __init__(self, draw: Draw, tables: Sequence[Table]) -> None:
+    def __init__(self, draw: Draw, tables: Sequence[Table], places: bool = True) -> None:
         self._draw = draw
         self._tables = tables
+        self._places = places
 
     def schema(self) -> Node:
         table = self._one(self._tables)
@@ -532,7 +589,7 @@ class Author:
         what = self._draw(st.integers(0, 9))
         if what == 9:
             return {"constant": "", "value": self._one(_CONSTANTS)}
-        if what == 8:
+        if what == 8 and self._places:
             geo = self._geo(table)
             if geo is not None:
                 return geo

@@ -256,6 +256,16 @@ def short_silences() -> None:
     pipeline.WATCH_SECONDS, pipeline.WATCH_SILENCE_SECONDS = 1.0, 8.0
 
 
+def impatient() -> None:
+    """The watch looks often, and what is silent counts as dead almost at once; no guard is off."""
+    from flusso_sync import pipeline
+    from flusso_sync.postgres import capture, connection
+
+    capture.SILENCE_ASK_SECONDS, capture.SILENCE_LIMIT_SECONDS = 0.7, 2.5
+    connection.SILENCE_SECONDS = 1.5
+    pipeline.WATCH_SECONDS = 0.5
+
+
 def frequent_watch() -> None:
     """The watch looks often; no guard is off."""
     from flusso_sync import pipeline
@@ -463,6 +473,7 @@ GUARDS: Dict[str, Callable[[], None]] = {
         partitions_forgotten,
         partitions_taken_for_empty,
         frequent_watch,
+        impatient,
         jobs_are_not_stored,
         slow_spreading,
         builds_take_every_request,

@@ -1,4 +1,5 @@
-"""Places in the life of a build at which the process dies by ``kill -9``, and a count of what a build reads.
+"""Places in the life of a build, and on the way of a live change, at which the process dies by ``kill -9``; and a count
+of what a build reads.
 
 Used through ``tests/guards.py``, in the process that runs the command line.
 """
@@ -11,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple
 
-#: Where to die: a key of :data:`PLACES`.  Only once the gate's file exists, where one is named.
+#: Where to die: a key of :data:`PLACES` or :data:`LIVE_PLACES`.  Only once the gate's file exists, where one is named.
 PLACE = "FLUSSO_TEST_PLACE"
 
 #: A file that gets a line for every chunk whose keys were read: index, generation, rows.
@@ -25,6 +26,20 @@ def _always(arguments: Any, answer: Any) -> bool:
 def _of_a_build(arguments: Any, answer: Any) -> bool:
     """The second argument is a list of writes, and they are a build's."""
     return bool(arguments[1]) and arguments[1][0].build
+
+
+def _live(arguments: Any, answer: Any) -> bool:
+    """The second argument is a list of writes, and none of them is a build's."""
+    return bool(arguments[1]) and not any(write.build for write in arguments[1])
+
+
+def _accepted(arguments: Any, answer: Any) -> bool:
+    return answer is True
+
+
+def _stored(arguments: Any, answer: Any) -> bool:
+    """The third argument is what was stored, not None."""
+    return arguments[2] is not None
 
 
 def _answered(arguments: Any, answer: Any) -> bool:
@@ -79,13 +94,38 @@ PLACES: Dict[str, Place] = {
     "build completed": Place(f"{_SEEDING}:Seeding", "_complete"),
 }
 
+_SPREADER = "flusso_sync.engine.spread:Spreader"
+
+#: In the order in which a change comes by; the last ones when it shows in many documents, or has indexes rebuilt.
+LIVE_PLACES: Dict[str, Place] = {
+    "change queued": Place("flusso_sync.engine.queue:ChangeQueue", "offer", when=_accepted),
+    "batch taken": Place("flusso_sync.engine.engine:Engine", "_process", before=True),
+    "first part built": Place("flusso_sync.engine.engine:Engine", "_advance"),
+    "change enqueued": Place("flusso_sync.engine.writer:SinkWriter", "enqueue", when=_live),
+    "half a live bulk sent": Place(_CLASS, "write", when=_live),
+    "change written": Place(_CLASS, "write", when=_live),
+    "batch processed": Place("flusso_sync.engine.engine:Engine", "_process"),
+    "record to be written": Place("flusso_sync.pipeline:Pipeline", "_write_record", before=True),
+    "record written": Place("flusso_sync.postgres.capture:PostgresCapture", "confirm", before=True),
+    "fed back": Place("flusso_sync.postgres.replication:ReplicationStream", "feedback"),
+    "job to be stored": Place(_SPREADER, "_write", before=True, when=_stored),
+    "job stored": Place(_SPREADER, "_write", when=_stored),
+    "step of a job done": Place(_SPREADER, "_step"),
+    "job to be forgotten": Place(_SPREADER, "_forget", before=True),
+    "job forgotten": Place(_SPREADER, "_forget"),
+    "builds begun": Place("flusso_sync.builds:Builds", "begin"),
+}
+
+_HALVES = ("half a bulk sent", "half a live bulk sent")
+
 
 def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _owner(text: str) -> Any:
-    module, _, name = text.partition(":")
+def owner_of(place: Place) -> Any:
+    """The class or module that the place's function belongs to."""
+    module, _, name = place.owner.partition(":")
     found = importlib.import_module(module)
     return getattr(found, name) if name else found
 
@@ -93,9 +133,9 @@ def _owner(text: str) -> Any:
 def die_at_a_place() -> None:
     """Die at the place that the environment names."""
     name = os.environ[PLACE]
-    place = PLACES[name]
+    place = {**PLACES, **LIVE_PLACES}[name]
     gate = os.environ.get("FLUSSO_TEST_GATE")
-    owner = _owner(place.owner)
+    owner = owner_of(place)
     original = getattr(owner, place.name)
     passed = 0
 
@@ -106,13 +146,13 @@ def die_at_a_place() -> None:
         return passed >= place.times
 
     def deadly(*arguments: Any, **keywords: Any) -> Any:
-        if name == "half a bulk sent" and reached(arguments, None):
+        if name in _HALVES and reached(arguments, None):
             original(arguments[0], arguments[1][: len(arguments[1]) // 2], **keywords)
             _die()
         if place.before and reached(arguments, None):
             _die()
         answer = original(*arguments, **keywords)
-        if not place.before and name != "half a bulk sent" and reached(arguments, answer):
+        if not place.before and name not in _HALVES and reached(arguments, answer):
             _die()
         return answer
 

@@ -69,6 +69,10 @@ REFUSALS = (
     "permission denied to start WAL sender",
 )
 
+#: How every FATAL begins that waiting heals at a server that is up: it starts, shuts down, or recovers (SQLSTATE 57P03,
+#: CAC_* in postmaster.c; "is not yet accepting connections" and "is in recovery mode" among them).
+NOT_YET = "the database system is"
+
 
 @dataclass(frozen=True)
 class SourceAccess:
@@ -174,7 +178,7 @@ def connect_failure(error: psycopg.Error, access: SourceAccess) -> SourceError:
     text = " ".join(str(error).split())
     _, _, fatal = text.partition("FATAL:")
     fatal = fatal.strip() or text
-    if any(word in fatal for word in REFUSALS) and "starting up" not in fatal and "shutting down" not in fatal:
+    if any(word in fatal for word in REFUSALS) and not fatal.startswith(NOT_YET):
         if "does not exist" in fatal or not fatal.startswith(("role", "database")):
             kind = SourceUnauthorized if access.reached.is_set() else SourceRefused
             return kind(

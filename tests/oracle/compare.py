@@ -113,11 +113,12 @@ def assert_same(
 # -- reading sinks --------------------------------------------------------------------------------------
 
 
-def read_opensearch(url: str, index: str) -> Dict[str, Json]:
+def read_opensearch(url: str, index: str, refresh: bool = True) -> Dict[str, Json]:
     """All documents behind an index or alias, refreshed first.  Raises ``LookupError`` when there is none."""
     base = url.rstrip("/")
     name = urllib.parse.quote(index, safe="")
-    _request("POST", f"{base}/{name}/_refresh")
+    if refresh:
+        _request("POST", f"{base}/{name}/_refresh")
     page = _request("POST", f"{base}/{name}/_search?scroll=1m", {"size": PAGE, "sort": ["_doc"]})
     documents: Dict[str, Json] = {}
     try:
