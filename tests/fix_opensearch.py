@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 import uuid
 from pathlib import Path
-from typing import Any, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
 
@@ -28,6 +28,9 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 
 #: The runner takes the first free port above the one it is given, and none above this.
 HIGHEST_PORT = 9299
+
+#: For nodes that live for minutes: compiling well costs them more than it ever saves.
+SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 START_SECONDS = 120.0
 
@@ -42,11 +45,14 @@ class NoOpenSearch(Exception):
 class Node:
     """A node, or several in one process, with a data folder of its own; ``url`` is the first one's."""
 
-    def __init__(self, folder: Path, jars: Path, nodes: int = 1, heap: str = "512m") -> None:
+    def __init__(
+        self, folder: Path, jars: Path, nodes: int = 1, heap: str = "512m", options: Sequence[str] = ()
+    ) -> None:
         self._folder = folder
         self._jars = jars
         self._nodes = nodes
         self._heap = heap
+        self._options = tuple(options)
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._port: Optional[int] = None
         self.url = ""
@@ -73,6 +79,7 @@ class Node:
                     java,
                     f"-Xms{self._heap}",
                     "-Xmx1g",
+                    *self._options,
                     "-cp",
                     f"{self._jars}/*",
                     "org.codelibs.opensearch.runner.OpenSearchRunner",
@@ -147,10 +154,15 @@ def find_jars() -> Path:
     return folder
 
 
-def start_node(folder: Optional[Path] = None, *, nodes: int = 1, heap: str = "512m") -> Node:
-    """A node of one's own: use it in ``with``, or call ``stop()``.  ``folder`` (made here if None) holds its data."""
+def start_node(
+    folder: Optional[Path] = None, *, nodes: int = 1, heap: str = "512m", options: Sequence[str] = ()
+) -> Node:
+    """A node of one's own: use it in ``with``, or call ``stop()``.  ``folder`` (made here if None) holds its data.
+
+    ``options`` are Java's.
+    """
     jars = find_jars()
-    node = Node(Path(folder or tempfile.mkdtemp(prefix="flusso-opensearch-")), jars, nodes, heap)
+    node = Node(Path(folder or tempfile.mkdtemp(prefix="flusso-opensearch-")), jars, nodes, heap, options)
     try:
         node.start()
     except BaseException:
@@ -219,7 +231,7 @@ def opensearch_node() -> Iterator[Optional[Node]]:
         yield None
         return
     try:
-        node = start_node()
+        node = start_node(options=SHORT_LIVED)
     except NoOpenSearch as error:
         unavailable(str(error))
         return

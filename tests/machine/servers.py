@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterator, Optional
 
 from tests.faults.rig import port_of
-from tests.fix_opensearch import Node, call, ignore_full_disks, start_node
+from tests.fix_opensearch import SHORT_LIVED, Node, call, ignore_full_disks, start_node
 from tests.fix_proxy import PASS, Proxy
 from tests.generated import TYPES
 from tests.postgres_server import Database, PostgresServer, start_postgres
@@ -85,7 +85,7 @@ def own_servers() -> Iterator[Servers]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flusso-histories-")))
         postgres = stack.enter_context(start_postgres(None, **POSTGRES))
-        node = stack.enter_context(start_node())
+        node = stack.enter_context(start_node(options=SHORT_LIVED))
         ignore_full_disks(node.url)
         servers = Servers(postgres, node, node.url, folder)
         stack.callback(servers.close)
