@@ -32,7 +32,7 @@ from tests.in_process import in_process
 from tests.machine.clients import Client
 from tests.machine.draws import KNOWN, KNOWN_ROWS, KNOWN_TABLES, NAMESPACES, History, Life, Step
 from tests.machine.forks import ForkedDaemon
-from tests.machine.reader import KnownReader
+from tests.machine.reader import Reader
 from tests.machine.servers import Servers
 from tests.oracle import compare, evaluate_all, explain
 from tests.oracle.compare import read_opensearch
@@ -87,7 +87,7 @@ class Play:
         self._broken_at = 0.0
         self._daemon: Optional[ForkedDaemon] = None
         self._clients: Dict[str, Client] = {}
-        self._reader: Optional[KnownReader] = None
+        self._reader: Optional[Reader] = None
 
     # -- the whole ----------------------------------------------------------------------------------
 
@@ -97,8 +97,9 @@ class Play:
         try:
             with self._timed("tables"):
                 self._make_tables()
-            alias = self._prefix.prefix + KNOWN
-            with KnownReader(self.servers.opensearch, alias, KNOWN_ROWS) as self._reader:
+            known = {index: KNOWN_ROWS if index == KNOWN else None for index in self.history.schemas}
+            aliases = {self._prefix.prefix + index: count for index, count in known.items()}
+            with Reader(self.servers.opensearch, aliases) as self._reader:
                 for step in self.history.steps:
                     with self._timed(f"{step.who.split()[0]} {'' if step.who == 'network' else step.what}"):
                         self._look_after_the_daemon()

@@ -1,37 +1,39 @@
-"""A reader who asks the alias of the known rows all the time, and notes every answer that is not the whole of them."""
+"""A reader who asks aliases all the time, and notes every error, and whatever is not the whole of known rows."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import threading
 import urllib.parse
-from typing import Iterator, List, Optional
+from typing import Iterator, List, Mapping, Optional, Set
 
 #: Seconds between two questions.
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.03
 
 
-class KnownReader:
-    """Counts what is behind ``alias``; once it has seen it, never fewer documents, and never an error.
+class Reader:
+    """Counts what is behind ``aliases``, each with the number of its documents, or None where that changes.
+
+    Once it has seen one there is never an error, and never another number.
 
     ``asked`` counts questions; ``wrong`` holds every wrong answer.
     """
 
-    def __init__(self, url: str, alias: str, count: int) -> None:
+    def __init__(self, url: str, aliases: Mapping[str, Optional[int]]) -> None:
         self._host = urllib.parse.urlsplit(url).netloc
-        self._path = f"/{alias}/_search?filter_path=hits.total,_shards.failed,error.type"
+        self._aliases = dict(aliases)
         self._body = json.dumps({"size": 0, "track_total_hits": True})
-        self._count = count
-        self._seen = False
+        self._seen: Set[str] = set()
         self._excuses = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
         self.asked = 0
         self.wrong: List[str] = []
 
-    def __enter__(self) -> KnownReader:
+    def __enter__(self) -> Reader:
         self._thread.start()
         return self
 
@@ -50,26 +52,32 @@ class KnownReader:
 
     def _run(self) -> None:
         connection = http.client.HTTPConnection(self._host, timeout=30)
-        while not self._stop.wait(PAUSE_SECONDS):
+        for alias in itertools.cycle(self._aliases):
+            if self._stop.wait(PAUSE_SECONDS):
+                break
             before = self._excuses
-            problem = self._ask(connection)
+            problem = self._ask(connection, alias)
             self.asked += 1
             excused = before % 2 or before != self._excuses
             if problem is None:
-                self._seen = True
-            elif self._seen and not excused:
-                self.wrong.append(problem)
+                self._seen.add(alias)
+            elif alias in self._seen and not excused:
+                self.wrong.append(f"{alias}: {problem}")
         connection.close()
 
-    def _ask(self, connection: http.client.HTTPConnection) -> Optional[str]:
+    def _ask(self, connection: http.client.HTTPConnection, alias: str) -> Optional[str]:
         """None when all is there, else what is there instead."""
+        path = f"/{alias}/_search?filter_path=hits.total,_shards.failed,error.type"
         try:
-            connection.request("POST", self._path, self._body, {"Content-Type": "application/json"})
+            connection.request("POST", path, self._body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             data = answer.read()
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             return repr(error)
         found = json.loads(data)
-        whole = answer.status == 200 and not found["_shards"]["failed"]
-        return None if whole and found["hits"]["total"]["value"] == self._count else f"{answer.status} {data[:300]!r}"
+        wanted = self._aliases[alias]
+        if answer.status != 200 or found["_shards"]["failed"]:
+            return f"{answer.status} {data[:300]!r}"
+        count = found["hits"]["total"]["value"]
+        return None if wanted is None or count == wanted else f"{count} documents in place of {wanted}"
