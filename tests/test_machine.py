@@ -12,8 +12,9 @@ import pytest
 
 from tests.faults.rig import LONG
 from tests.fix_opensearch import Node
+from tests.machine import __main__ as machine
 from tests.machine.__main__ import carry_out, told
-from tests.machine.draws import FAULTS, history
+from tests.machine.draws import FAULTS, History, history
 from tests.machine.forks import warm_up
 from tests.machine.servers import POSTGRES, Servers
 from tests.places import LIVE_PLACES, PLACES, owner_of
@@ -57,6 +58,23 @@ def test_every_kind_of_step_place_and_fault_comes_up() -> None:
     assert {"BEGIN", "COMMIT", "SAVEPOINT", "RELEASE", "ROLLBACK"} <= statements.keys()
     # Of two clients, whose transactions are open at the same time.
     assert all({"client 1", "client 2"} <= {step.who for step in one.steps} for one in drawn)
+
+
+def test_what_differs_is_told_with_its_steps_and_seed_and_narrowed_to_the_steps_that_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn = history(3)
+    needed = [drawn.steps[5], drawn.steps[-2]]
+
+    def differs(servers: object, drawn: History, *rest: object) -> Optional[str]:
+        return "different" if all(step in drawn.steps for step in needed) else None
+
+    monkeypatch.setattr(machine, "carry_out", differs)
+    few = machine.narrowed(None, drawn, (), 60.0)  # type: ignore[arg-type]
+    # The first step, which starts the daemon, always stays.
+    assert all(step in few.steps for step in needed) and len(few.steps) <= 3
+    text = told(few, "different")
+    assert all(str(step) in text for step in few.steps) and "bin/test histories --seed 3" in text
 
 
 @pytest.mark.pg
