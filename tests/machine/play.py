@@ -43,7 +43,7 @@ PASSWORD = "canary"
 FILE = "documents.sqlite"
 
 #: How long everything may take to arrive, once all troubles are over.
-SETTLE_SECONDS = 120.0
+SETTLE_SECONDS = 180.0
 #: How long a step waits for everything to arrive while troubles may be about.
 WAIT_SECONDS = 2.0
 #: How long a step waits for the end of a client's statement, which may wait for the other client.
@@ -547,5 +547,9 @@ class Play:
 
 def _get(url: str) -> Any:
     """The JSON body of a successful answer; ``OSError`` for any other."""
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise
