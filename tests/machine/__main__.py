@@ -9,6 +9,7 @@ import argparse
 import logging
 import sys
 import time
+import traceback
 from collections import Counter
 from typing import List, Optional, Sequence
 
@@ -28,8 +29,10 @@ def carry_out(
     play = Play(servers, drawn, guards)
     try:
         play.run()
-    except Difference as error:
-        return "\n".join([*([play.log] if log else []), str(error), f"what happened: {'; '.join(play.events)}"])
+    except Exception as error:
+        # Whatever ended it early is shown, and the next one is carried out.
+        said = str(error) if isinstance(error, Difference) else traceback.format_exc()
+        return "\n".join([*([play.log] if log else []), said, f"what happened: {'; '.join(play.events)}"])
     finally:
         counts.update(play.counts)
         counts.update({f"ms: {what}": int(1000 * seconds) for what, seconds in play.seconds.items()})
