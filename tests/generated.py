@@ -475,13 +475,18 @@ def _statements(draw: Draw, tables: Sequence[Table], shapes: Sequence[Shape]) ->
     return [draw_statement(draw, tables, shapes) for _ in range(draw(st.integers(1, 3)))]
 
 
-def draw_statement(draw: Draw, tables: Sequence[Table], shapes: Sequence[Shape]) -> Statement:
-    """A change of one table; it may violate a constraint."""
+KINDS = ("update", "insert", "move", "delete", "rekey", "replace", "all", "truncate")
+
+
+def draw_statement(
+    draw: Draw, tables: Sequence[Table], shapes: Sequence[Shape], kinds: Sequence[str] = KINDS
+) -> Statement:
+    """A change of one table, of one of ``kinds``; it may violate a constraint."""
     number = draw(st.integers(0, len(tables) - 1))
     table, shape = tables[number], shapes[number]
     some_key = st.tuples(*(st.sampled_from(flavour.pool) for flavour in shape.key.values()))
     there = st.sampled_from(shape.keys) if shape.keys else some_key
-    kind = draw(st.sampled_from(["update", "insert", "move", "delete", "rekey", "replace", "all", "truncate"]))
+    kind = draw(st.sampled_from(kinds))
     key = draw(some_key if kind in ("insert", "replace") else there | there | some_key)
     if kind == "truncate":
         # As rare as it is dear: every index over the table is built anew.

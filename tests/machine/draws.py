@@ -52,6 +52,13 @@ FAULTS = (
 )
 
 
+#: Changes of one row: mostly those that need to know what the row was before.
+KINDS = (
+    *("update", "update", "insert", "insert", "move", "move", "move", "delete", "delete", "rekey", "rekey", "replace"),
+    *("all", "truncate"),
+)
+
+
 class Step(NamedTuple):
     """``who`` does ``what``, with these details; every step can be done at any moment, or left out."""
 
@@ -148,7 +155,7 @@ def histories(draw: Draw, number: int) -> History:
     author = Author(draw, tables, places=False)
     names = ("a", "b")[: draw(st.integers(1, 2))]
     schemas: Dict[str, Sequence[Node]] = {
-        name: [author.schema() for _ in range(draw(st.sampled_from([1, 2])))] for name in names
+        name: [_schema(author) for _ in range(draw(st.sampled_from([1, 2])))] for name in names
     }
     schemas[KNOWN] = [known_schema(version) for version in (1, 2)]
     identities = tuple(
@@ -157,6 +164,16 @@ def histories(draw: Draw, number: int) -> History:
     steps = _steps(draw, tables, shapes, {name: len(versions) for name, versions in schemas.items()})
     lives = tuple(_life(draw, number) for number in range(5))
     return History(number, tables, identities, schemas, _config(draw, names), lives, tuple(steps))
+
+
+def _schema(author: Author) -> Node:
+    """A schema file, rarely one of a single table: there is less to go wrong."""
+    node: Node = {}
+    for _ in range(4):
+        node = author.schema()
+        if any("table" in field for field in node["fields"]):
+            break
+    return node
 
 
 def _config(draw: Draw, names: Sequence[str]) -> Node:
@@ -196,7 +213,9 @@ def _steps(draw: Draw, tables: Sequence[Table], shapes: Sequence[Shape], version
         for _ in range(draw(st.integers(2, 7))):
             lane += _transaction(draw, who, tables, shapes)
         lanes.append(lane)
-    lanes.append([step for _ in range(draw(st.integers(1, 4))) for step in _trouble(draw, versions)])
+    # In about half of them nothing has an index built anew, which would make good what was missed before.
+    calm = draw(st.booleans())
+    lanes.append([step for _ in range(draw(st.integers(1, 4))) for step in _trouble(draw, versions, calm)])
     steps: List[Step] = []
     # Mostly a few steps of one lane in a row.
     while any(lanes):
@@ -216,7 +235,7 @@ def _transaction(draw: Draw, who: str, tables: Sequence[Table], shapes: Sequence
         return Step(who, "run", statement)
 
     def some(most: int) -> List[Step]:
-        return [run(draw_statement(draw, tables, shapes)) for _ in range(draw(st.integers(1, most)))]
+        return [run(draw_statement(draw, tables, shapes, KINDS)) for _ in range(draw(st.integers(1, most)))]
 
     what = draw(st.integers(0, 13))
     if what < 4:
@@ -254,8 +273,8 @@ def _transaction(draw: Draw, who: str, tables: Sequence[Table], shapes: Sequence
     return [*steps, run((draw(st.sampled_from(["COMMIT", "COMMIT", "COMMIT", "ROLLBACK"])), []))]
 
 
-def _trouble(draw: Draw, versions: Mapping[str, int]) -> List[Step]:
-    """One trouble, begun and ended, with what the operator asks for around it."""
+def _trouble(draw: Draw, versions: Mapping[str, int], calm: bool) -> List[Step]:
+    """One trouble, begun and ended, with what the operator asks for around it, unless ``calm``."""
 
     def daemon(what: str, *detail: Any) -> Step:
         return Step("daemon", what, detail)
@@ -265,11 +284,11 @@ def _trouble(draw: Draw, versions: Mapping[str, int]) -> List[Step]:
     wait = [daemon("wait")] if draw(st.booleans()) else []
     start = [daemon("start"), *wait]
     asked = Step("operator", draw(st.sampled_from(["reindex", "reindex", "rollback"])), (index,))
-    what = draw(st.integers(0, 23))
+    what = draw(st.sampled_from([0, 0, 4, 16, *range(18, 24)]) if calm else st.integers(0, 23))
     if what < 4:
         return [end, *start]
     if what < 8:
-        return [*wait, daemon("arm"), *([asked] if draw(st.booleans()) else []), daemon("wait")]
+        return [*wait, daemon("arm"), *([asked] if draw(st.booleans()) and not calm else []), daemon("wait")]
     if what < 10:
         return [*wait, asked, *([asked] if draw(st.integers(0, 4)) == 4 else [])]
     if what == 10:
@@ -291,4 +310,9 @@ def _trouble(draw: Draw, versions: Mapping[str, int]) -> List[Step]:
         return [Step("opensearch", draw(st.sampled_from(["restart", "crash"]))), *wait]
     seconds = draw(st.sampled_from([0.0, 0.3, 0.3, 1.0, 2.5]))
     fault = Step("network", draw(st.sampled_from(FAULTS)), (draw(st.integers(1, 3000)), draw(st.booleans())))
-    return [fault, *([asked] if draw(st.integers(0, 3)) == 3 else []), Step("network", "mended", (seconds,)), *wait]
+    return [
+        fault,
+        *([asked] if draw(st.integers(0, 3)) == 3 and not calm else []),
+        Step("network", "mended", (seconds,)),
+        *wait,
+    ]
