@@ -203,7 +203,7 @@ class MemorySink(Sink):
                 raise SinkRefused(f"sink {self.name} keeps no former generation of index {index}", index=index)
             building = held.begin(self._plans[index].canonical)
             held.retire(self.store.position)
-            held.shown = older
+            held.show_former(older)
             return RolledBack(older.number, building.number)
 
     def generations(self) -> Mapping[str, Sequence[GenerationReport]]:

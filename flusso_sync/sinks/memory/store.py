@@ -47,8 +47,8 @@ class Generation:
 class StoredIndex:
     """The generations of one logical index; readers see ``shown`` alone.
 
-    ``read`` is the one that is kept current, ``shown`` the same or a former one, ``kept`` are former ones, newest
-    first.
+    ``read`` is the one that is kept current, ``shown`` the same or a former one, ``kept`` are former ones, those
+    that readers had last first.
     """
 
     last: int = 0
@@ -93,7 +93,13 @@ class StoredIndex:
     def older(self) -> Optional[Generation]:
         """The newest kept one that is older than what readers find."""
         shown = self.shown.number if self.shown is not None else 0
-        return next((one for one in self.kept if one.number < shown), None)
+        older = [one for one in self.kept if one.number < shown]
+        return max(older, key=lambda one: one.number, default=None)
+
+    def show_former(self, former: Generation) -> None:
+        """Let readers have a kept one; what they had last is the first to be kept."""
+        self.shown = former
+        self.kept = [former, *(one for one in self.kept if one is not former)]
 
     def reports(self, sink: str) -> List[GenerationReport]:
         """Newest first."""

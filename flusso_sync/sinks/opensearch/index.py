@@ -39,7 +39,7 @@ class Index:
     skipped: bool = False
     #: The aliases are being moved to ``read``.
     switching: bool = False
-    #: Indexes that were read before, newest first, and are kept; each stands still.
+    #: Indexes that were read before, the last one first, and are kept; each stands still.
     former: Tuple[str, ...] = ()
     #: Former index -> everything up to this position is in it.
     frozen: Dict[str, int] = field(default_factory=dict)

@@ -17,7 +17,7 @@ class State:
     """One logical index as the file has it.
 
     ``read`` is the generation that is kept current, ``shown`` the one that readers find: the same, or a former one.
-    ``kept`` are former ones, newest first; each stands still.
+    ``kept`` are former ones, those that readers had last first; each stands still.
     """
 
     index: str
@@ -45,6 +45,11 @@ class State:
             self.kept = [self.read, *(one for one in self.kept if one != self.read)]
             self.frozen[self.read] = position
             self.read = None
+
+    def show_former(self, number: int) -> None:
+        """Let readers have a kept generation; what they had last is the first to be kept."""
+        self.shown = number
+        self.kept = [number, *(one for one in self.kept if one != number)]
 
     def forget(self, gone: Set[int]) -> None:
         """Generations that somebody deleted."""

@@ -243,7 +243,7 @@ class SqliteSink(StatefulSink):
                         index=index,
                     )
                 state.retire(self._position)
-                state.shown = older
+                state.show_former(older)
                 self._begin(connection, one, state)
             one.unclaimed = False
             return RolledBack(older, _number(one.building))
