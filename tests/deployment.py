@@ -86,14 +86,19 @@ class Deployment:
         return self._daemon
 
     def reindex(self, index: str) -> None:
+        self.ask("reindex", index)
+
+    def ask(self, what: str, index: str) -> str:
         """Ask the private surface; ``server: {admin_password: …}`` must be in the configuration."""
         address = self.daemon.status()["addresses"]["private"]
         credentials = base64.b64encode(f"admin:{self.config['server']['admin_password']}".encode()).decode()
         request = urllib.request.Request(
-            f"http://{address}/reindex?index={index}", headers={"Authorization": f"Basic {credentials}"}, method="POST"
+            f"http://{address}/{what}?index={index}", headers={"Authorization": f"Basic {credentials}"}, method="POST"
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
-            assert answer.status == 202
+            assert answer.status in (200, 202)
+            said: str = answer.read().decode()
+            return said
 
     def wait_until_built(self, timeout: float = 120.0) -> None:
         """Wait until no index is built or rebuilt any more, and no gap is open."""

@@ -1,54 +1,120 @@
-"""Readers who ask an alias many times a second and note every answer that is not the whole of what they know."""
+"""Readers who ask a hundred times a second and note every answer that is not the whole of what they know."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import sqlite3
 import threading
+import time
 import urllib.parse
-from typing import List
+from pathlib import Path
+from typing import Callable, Iterator, List
 
-#: Seconds between two questions.
-PAUSE_SECONDS = 0.01
+#: Questions are due so often; those that came late, because an answer took its time, are made up for.
+PER_SECOND = 100
+
+#: Threads that share the questions: one that waits for an answer keeps nobody from asking.
+THREADS = 4
+
+#: Asks once; the complaint about the answer, or an empty text.
+Ask = Callable[[], str]
 
 
-class Reader:
-    """A thread that counts, behind ``alias``, the documents whose ``field`` begins with ``known``; use in ``with``.
+class Readers:
+    """Threads that ask; use in ``with``.  ``asked`` counts answers, ``wrong`` holds every complaint and every error."""
 
-    ``asked`` counts questions; ``wrong`` holds every answer that was not ``count``, or was an error.
-    """
-
-    def __init__(self, url: str, alias: str, field: str, known: str, count: int) -> None:
-        self._host = urllib.parse.urlsplit(url).netloc
-        self._path = f"/{alias}/_search?filter_path=hits.total,_shards.failed,error"
-        self._body = json.dumps({"size": 0, "track_total_hits": True, "query": {"prefix": {field: known}}})
-        self._count = count
+    def __init__(self, session: "Callable[[], contextlib.AbstractContextManager[Ask]]") -> None:
+        self._session = session
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._run, name="reader", daemon=True) for _ in range(THREADS)]
+        self._started = self._ended = 0.0
+        self._due = 0
         self.asked = 0
         self.wrong: List[str] = []
 
-    def __enter__(self) -> Reader:
-        self._thread.start()
+    def __enter__(self) -> Readers:
+        self._started = time.monotonic()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
-        self._thread.join(30)
+        for thread in self._threads:
+            thread.join(30)
+        self._ended = time.monotonic()
+
+    @property
+    def per_second(self) -> float:
+        """How often was asked, on average, until now or until the end."""
+        return self.asked / ((self._ended or time.monotonic()) - self._started)
 
     def _run(self) -> None:
-        connection = http.client.HTTPConnection(self._host, timeout=30)
-        while not self._stop.wait(PAUSE_SECONDS):
+        while not self._stop.is_set():
             try:
-                connection.request("POST", self._path, self._body, {"Content-Type": "application/json"})
-                answer = connection.getresponse()
-                data = answer.read()
-            except (OSError, http.client.HTTPException) as error:
+                with self._session() as ask:
+                    while self._wait_for_turn():
+                        complaint = ask()
+                        with self._lock:
+                            self.asked += 1
+                            if complaint:
+                                self.wrong.append(complaint)
+            except Exception as error:
+                # Whatever it is: readers were to see none.
                 self.wrong.append(repr(error))
-                connection.close()
-                continue
-            self.asked += 1
+
+    def _wait_for_turn(self) -> bool:
+        """False at the end."""
+        with self._lock:
+            due = self._started + self._due / PER_SECOND
+            self._due += 1
+        return not self._stop.wait(max(0.0, due - time.monotonic()))
+
+
+def of_alias(url: str, alias: str, field: str, known: str, count: int) -> Readers:
+    """Who count, behind ``alias`` of the cluster, the documents whose ``field`` begins with ``known``."""
+    host = urllib.parse.urlsplit(url).netloc
+    path = f"/{alias}/_search?filter_path=hits.total,_shards.failed,error"
+    body = json.dumps({"size": 0, "track_total_hits": True, "query": {"prefix": {field: known}}})
+
+    @contextlib.contextmanager
+    def session() -> Iterator[Ask]:
+        connection = http.client.HTTPConnection(host, timeout=30)
+
+        def ask() -> str:
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            data = answer.read()
             found = json.loads(data)
-            if answer.status != 200 or found["_shards"]["failed"] or found["hits"]["total"]["value"] != self._count:
-                self.wrong.append(f"{answer.status} {data[:300]!r}")
-        connection.close()
+            right = answer.status == 200 and not found["_shards"]["failed"] and found["hits"]["total"]["value"] == count
+            return "" if right else f"{answer.status} {data[:300]!r}"
+
+        try:
+            yield ask
+        finally:
+            connection.close()
+
+    return Readers(session)
+
+
+def of_file(path: Path, view: str, field: str, known: str, count: int) -> Readers:
+    """The same of a SQLite file, each question a transaction of its own over a connection that stays open."""
+    query = f"SELECT count(*) FROM \"{view}\" WHERE json_extract(body, '$.{field}') GLOB ?"
+
+    @contextlib.contextmanager
+    def session() -> Iterator[Ask]:
+        connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=30)
+
+        def ask() -> str:
+            (found,) = connection.execute(query, (known + "*",)).fetchone()
+            return "" if found == count else f"{found} of {count}"
+
+        try:
+            yield ask
+        finally:
+            connection.close()
+
+    return Readers(session)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import threading
 from pathlib import Path
-from typing import Any, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 import pytest
 
@@ -14,7 +16,7 @@ from tests.faults.rig import writing
 from tests.fix_deployment import MakeDeployment
 from tests.fix_opensearch import Prefix
 from tests.places import PLACE
-from tests.readers import Reader
+from tests.readers import PER_SECOND, of_alias
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
@@ -36,7 +38,7 @@ def with_known_users(deployment: Deployment) -> None:
 def test_readers_never_see_less_than_all_through_everything_that_makes_a_new_generation(
     deploy: MakeDeployment, opensearch_prefix: Prefix, tmp_path: Path
 ) -> None:
-    # Given a live deployment, one reader who never stops, and changes of other rows
+    # Given a live deployment, readers who never stop, and changes of other rows
     deployment = deploy(scale=4, server={"admin_password": "canary"}, backfill={"chunk_rows": 100}, on_error="skip")
     (users,) = [entry for entry in deployment.config["index"] if entry["name"] == "users"]
     users["keep_generations"] = 1
@@ -48,19 +50,24 @@ def test_readers_never_see_less_than_all_through_everything_that_makes_a_new_gen
         with_known_users(deployment)
         deployment.settle()
         opensearch_prefix.call("POST", f"/{alias}/_refresh")
-        with Reader(opensearch_prefix.url, alias, "email", "known", KNOWN) as reader:
+        with of_alias(opensearch_prefix.url, alias, "email", "known", KNOWN) as readers:
 
             def right(what: str) -> None:
                 before = sum(asked for _, asked in passed)
-                wait_for(lambda: reader.asked >= before + 5, 30, "the reader asks")
-                passed.append((what, reader.asked - before))
-                assert not reader.wrong, f"{what}: {len(reader.wrong)} of {reader.asked}: {reader.wrong[:3]}"
+                wait_for(lambda: readers.asked >= before + PER_SECOND // 2, 30, "the readers ask")
+                passed.append((what, readers.asked - before))
+                assert not readers.wrong, f"{what}: {len(readers.wrong)} of {readers.asked}: {readers.wrong[:3]}"
 
             # When it is rebuilt because somebody asks
             deployment.reindex("users")
             daemon.wait_for_status(lambda s: s["indexes"]["users"] == "rebuilding", 60)
             deployment.wait_until_built()
             right("reindex")
+            # When they get the former one back, which stands still, and then the fresh one
+            assert "readers of index users are back on generation" in deployment.ask("rollback", "users")
+            right("rolled back")
+            deployment.wait_until_built()
+            right("rollback")
             # When the daemon dies in the middle of a rebuild, and after the mark and before the switch of aliases
             for place in ("half a bulk sent", "mark written", "aliases switched"):
                 gate = tmp_path / place
@@ -95,11 +102,90 @@ def test_readers_never_see_less_than_all_through_everything_that_makes_a_new_gen
             deployment.wait_until_built()
             right("schema")
         writer.stop()
-    print(f"{reader.asked} questions: {passed}")
+    print(f"{readers.asked} questions, {readers.per_second:.0f} a second: {passed}")
+    assert readers.per_second > PER_SECOND / 2
     deployment.settle()
     found: Any = opensearch_prefix.call("POST", f"/{alias}/_search", {"size": 1, "query": {"term": {"added": 7}}})
     assert found["hits"]["hits"]
     assert daemon.stop() == 0
+
+
+class Settings:
+    """A thread that looks at every generation of an index, with its aliases, in one state of the cluster; in ``with``.
+
+    ``wrong`` holds what readers had before it was as configured; ``built`` the settings that were seen of the others.
+    """
+
+    def __init__(self, node: Prefix, index: str, configured: Tuple[str, str]) -> None:
+        self._node = node
+        self._alias = node.prefix + index
+        self._configured = configured
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="settings", daemon=True)
+        self.looks = 0
+        self.wrong: List[str] = []
+        self.built: Set[Tuple[str, str]] = set()
+
+    def __enter__(self) -> Settings:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join(30)
+
+    def look(self) -> Dict[str, Tuple[Tuple[str, str], bool]]:
+        """Index -> refresh interval and replicas, and whether it is what readers have."""
+        told = "*.aliases,*.settings.index.refresh_interval,*.settings.index.number_of_replicas"
+        found = self._node.call("GET", f"/{self._alias}_*?filter_path={told}&ignore_unavailable=true")
+        return {
+            name: (
+                (one["settings"]["index"]["refresh_interval"], one["settings"]["index"]["number_of_replicas"]),
+                self._alias in one.get("aliases", {}),
+            )
+            for name, one in found.items()
+        }
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.01):
+            for name, (settings, is_read) in self.look().items():
+                if not is_read:
+                    self.built.add(settings)
+                elif settings != self._configured:
+                    self.wrong.append(f"{name}: {settings}")
+            self.looks += 1
+
+
+@pytest.mark.fault
+def test_refresh_and_replicas_are_off_where_a_build_goes_alone_and_back_before_anybody_reads_it(
+    deploy: MakeDeployment, opensearch_prefix: Prefix, tmp_path: Path
+) -> None:
+    # Given an index with settings of its own
+    deployment = deploy(scale=2, server={"admin_password": "canary"}, backfill={"chunk_rows": 20})
+    deployment.config["sinks"]["search"].update(refresh_interval="7s", number_of_replicas=1)
+    configured = ("7s", "1")
+    # When it is rebuilt again and again, and the process dies around the moment at which they are restored
+    with Settings(opensearch_prefix, "orders", configured) as settings:
+        for place in ("refreshed", "settings restored", "mark written", ""):
+            gate = tmp_path / (place or "none")
+            daemon = deployment.start(["die_at_a_place"] if place else [], gate, **{PLACE: place} if place else {})
+            deployment.settle()
+            deployment.wait_until_built()
+            (read,) = [seen for seen, is_read in settings.look().values() if is_read]
+            assert read == configured, place
+            gate.touch()
+            with contextlib.suppress(OSError):
+                deployment.reindex("orders")
+            if place:
+                assert daemon.wait(90) == -9, place
+        deployment.wait_until_built()
+        before = settings.looks
+        wait_for(lambda: settings.looks > before, 30)
+    # Then nobody ever read one that was not as configured, and only those being built were otherwise
+    assert not settings.wrong, settings.wrong[:3]
+    assert settings.built <= {("-1", "0"), configured} and ("-1", "0") in settings.built
+    assert list(settings.look().values()) == [(configured, True)]
+    deployment.assert_right()
 
 
 #: What happens to the tables between the death of a build and the life that goes on with it; whether it can go on.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.cases import BEYOND
-from tests.deployment import Deployment
+from tests.deployment import Deployment, wait_for_file
 from tests.fix_deployment import OWNER, MakeDeployment
+from tests.places import PLACE
 from tests.test_promises import expect
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch]
@@ -119,6 +122,54 @@ def test_what_becomes_of_partitions_is_noticed_and_nothing_is_refused_meanwhile(
         )
         assert not identities, (title, identities)
     assert "Traceback" not in daemon.log
+
+
+#: Leaves come and go; what was read of them may be in flight or written, and what was not read never will be.
+TURNED_OVER = [
+    "a leaf is created and used at once",
+    "a whole branch is attached",
+    "a leaf is detached",
+    "the DEFAULT leaf is dropped",
+    "one is attached as DEFAULT",
+]
+
+
+def test_leaves_that_come_and_go_during_a_build_leave_it_right(deploy: MakeDeployment, tmp_path: Path) -> None:
+    # Given a first build whose chunks were read, and wait
+    deployment = deploy(BEYOND, backfill={"chunk_rows": 5})
+    gate = tmp_path / "gate.open"
+    daemon = deployment.start(["pause_finished_chunks", "frequent_watch"], gate)
+    wait_for_file(gate.with_suffix(".reached"))
+    # When leaves are attached, detached and dropped, some of it noticed before the build goes on and some after
+    for number, title in enumerate(TURNED_OVER):
+        deployment.database.execute(STEPS[title])
+        deployment.database.execute(USE)
+        if number == 2:
+            daemon.wait_for(lambda: daemon.log.count("building index visits:") > 1, 60, "it is noticed")
+    gate.touch()
+    # Then it ends right
+    deployment.settle()
+    deployment.wait_until_built()
+    daemon.wait_for(lambda: not deployment.differences("visits"), 60, "the last of it is noticed")
+    deployment.assert_right()
+    assert leaves(deployment) <= published(deployment)
+
+
+def test_leaves_that_come_and_go_between_the_lives_of_a_build_leave_it_right(deploy: MakeDeployment) -> None:
+    # Given a build that was cut off
+    deployment = deploy(BEYOND, backfill={"chunk_rows": 5})
+    deployment.config["sinks"]["search"]["batch_size"] = 5
+    daemon = deployment.start(["die_at_a_place"], **{PLACE: "progress written"})
+    assert daemon.wait(120) == -9
+    # When the tree is another one by the time it is gone on with
+    for title in TURNED_OVER:
+        deployment.database.execute(STEPS[title])
+        deployment.database.execute(USE)
+    deployment.start()
+    deployment.settle()
+    deployment.wait_until_built()
+    deployment.assert_right()
+    assert leaves(deployment) <= published(deployment)
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])

@@ -144,6 +144,37 @@ def test_replicas_that_no_node_can_hold_are_not_waited_for(make: Make, opensearc
     assert readers(opensearch_prefix)
 
 
+@pytest.mark.parametrize("copied", [True, False], ids=["copied in time", "never copied"])
+def test_replicas_are_waited_for_before_readers_move_and_not_for_ever(
+    make: Make,
+    opensearch_prefix: Prefix,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    copied: bool,
+) -> None:
+    # Given a cluster of two nodes, as it tells of itself, one of which is busy
+    sink = start(make(number_of_replicas=1, copies_wait_secs=60 if copied else 1), complete=False)
+    get = sink._client.get
+    looks: List[bool] = []
+
+    def of_two(path: str, *arguments: Any, **keywords: Any) -> Any:
+        answer = get(path, *arguments, **keywords)
+        if path == "/_cluster/health":
+            return answer._replace(data=b'{"number_of_data_nodes": 2}')
+        if path.startswith("/_cluster/health/"):
+            looks.append(bool(readers(opensearch_prefix)))
+            return answer._replace(data=b'{"active_shards": %d}' % (2 if copied and len(looks) == 3 else 1))
+        return answer
+
+    monkeypatch.setattr(sink._client, "get", of_two)
+    started = time.monotonic()
+    sink.complete_build("users")
+    # Then readers move once the copies are there, or once that has taken too long
+    assert looks and not any(looks) and readers(opensearch_prefix)
+    assert len(looks) == 3 if copied else time.monotonic() - started >= 1
+    assert ("fewer than 2 copies per shard after 1 s" in caplog.text) is not copied
+
+
 def test_a_refreshed_write_is_found_and_a_build_is_never_refreshed(make: Make, opensearch_prefix: Prefix) -> None:
     sink = start(make(refresh_interval="-1"))
     sink.write([put("1")], refresh=True)

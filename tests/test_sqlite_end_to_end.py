@@ -22,6 +22,9 @@ from tests.fix_deployment import OWNER, MakeDeployment, as_role, give_to_owner
 from tests.histories import Writer
 from tests.oracle.compare import compare, explain
 from tests.postgres_server import Database
+from tests.readers import PER_SECOND, of_file
+from tests.test_generations import KNOWN, with_known_users
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.pg
 
@@ -172,6 +175,63 @@ def test_a_folder_in_place_of_the_file_ends_with_code_5_and_a_sentence(deploy_fi
     daemon = deployment.start(program=True)
     assert daemon.wait() == EXIT_SINK
     assert "is a folder, and should be a file" in daemon.log and "Traceback" not in daemon.log
+
+
+def test_readers_of_the_file_never_find_less_than_all(deploy_file: MakeFileDeployment, tmp_path: Path) -> None:
+    """Over a reindex, a rollback, a kill in the middle of a build, a gap and another schema."""
+    deployment = deploy_file(
+        SHOP, 2, server={"admin_password": "canary"}, backfill={"chunk_rows": 50, "max_rows_per_second": 500}
+    )
+    (users,) = [entry for entry in deployment.config["index"] if entry["name"] == "users"]
+    users["keep_generations"] = 1
+    daemon = deployment.start(program=True)
+    deployment.settle()
+    with_known_users(deployment)
+    deployment.settle()
+    file = daemon.folder / FILE
+
+    def rebuilding() -> None:
+        daemon.wait_for_status(lambda s: s["indexes"]["users"] == "rebuilding", 60)
+
+    with of_file(file, "users", "email", "known", KNOWN) as readers:
+
+        def right(what: str) -> None:
+            before = readers.asked
+            wait_for(lambda: readers.asked >= before + PER_SECOND // 2, 30, "the readers ask")
+            assert not readers.wrong, f"{what}: {len(readers.wrong)} of {readers.asked}: {readers.wrong[:3]}"
+
+        deployment.reindex("users")
+        rebuilding()
+        right("reindex")
+        deployment.wait_until_built()
+        # What they get back stands still: a row that goes now is still found there, until the fresh one is complete.
+        assert "back on generation 1 in sink file" in deployment.ask("rollback", "users")
+        rebuilding()
+        right("rollback")
+        daemon.kill()
+        right("killed")
+        deployment.start(program=True)
+        deployment.settle()
+        deployment.wait_until_built()
+        right("gone on with")
+        assert daemon.stop() == 0
+        deployment.database.execute("SELECT pg_drop_replication_slot(%s)", [deployment.slot])
+        deployment.start(program=True)
+        daemon.wait_for(lambda: "gap:" in daemon.log, 60, "the gap is told")
+        deployment.wait_until_built()
+        right("gap")
+        assert daemon.stop() == 0
+        schema = tmp_path / "users.schema.yml"
+        schema.write_text(Path(users["schema"]).read_text() + "\n  - {constant: added, value: 7}\n")
+        users["schema"] = str(schema)
+        deployment.restart_anew()
+        rebuilding()
+        right("schema")
+        deployment.wait_until_built()
+        right("schema switched")
+    print(f"{readers.asked} questions, {readers.per_second:.0f} a second")
+    assert readers.per_second > PER_SECOND / 2
+    assert {document["added"] for _, document in reader(deployment).scan("users")} == {7}
 
 
 @pytest.mark.opensearch
