@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import shlex
+import sqlite3
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -15,7 +18,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import pytest
 import yaml
 
-from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon, clean_environment
+from flusso_sync.sinks.base import Request
+from flusso_sync.sinks.sqlite.settings import SqliteSettings
+from flusso_sync.sinks.sqlite.sink import SqliteSink
+from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon, clean_environment, write_yaml
 from tests.fix_deployment import OWNER, as_role, give_to_owner
 from tests.fix_opensearch import Prefix
 from tests.postgres_server import Database
@@ -93,6 +99,19 @@ class Shop:
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
+    @property
+    def file(self) -> Path:
+        """Of a SQLite sink."""
+        return self.daemon.folder / "shop.sqlite"
+
+    def restart(self, **settings: Any) -> None:
+        """Stop, if it runs, and start with ``settings`` as further root keys."""
+        if self.daemon.running:
+            assert self.daemon.stop() == 0
+        self.config.update(settings)
+        write_yaml(self.daemon.folder / "flusso.yaml", self.config)
+        self.daemon.start().wait_until_live()
+
     def private(self) -> str:
         address: str = self.daemon.wait_for_status(lambda status: "private" in status["addresses"])["addresses"][
             "private"
@@ -116,8 +135,12 @@ class Shop:
         )
 
     def generations(self, index: str) -> Mapping[int, str]:
-        found = self.run("indexes", "--format", "json").json[index]["sinks"].get("search", [])
-        return {one["number"]: one["state"] for one in found}
+        return {number: one["state"] for number, one in self.listed(index).items()}
+
+    def listed(self, index: str) -> Dict[int, Dict[str, Any]]:
+        """Number -> generation of the one sink that there is, newest first."""
+        found = self.run("indexes", "--format", "json").json[index]["sinks"]
+        return {one["number"]: one for generations in found.values() for one in generations}
 
 
 @pytest.fixture
@@ -213,6 +236,112 @@ def hours(database: Database, owner: str, opensearch_prefix: Prefix, make_daemon
     shop = Shop(database, opensearch_prefix, make_daemon, {"users": schema}, quarantine={"limit": 1})
     database.execute("ALTER TABLE users ADD opens time")
     return shop
+
+
+#: A file in place of the cluster.
+FILE: Dict[str, Any] = {"file": {"type": "sqlite", "path": "shop.sqlite"}}
+
+
+#: Builds of five hundred rows take most of a minute; a restart without it ends the wait.
+SLOW = {"max_rows_per_second": 10, "chunk_rows": 10, "workers": 1}
+
+
+def test_a_second_reindex_joins_the_first_and_what_is_disabled_or_unknown_is_refused(
+    database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon
+) -> None:
+    shop = Shop(database, opensearch_prefix, make_daemon, sinks=FILE)
+    database.execute("INSERT INTO users (email, name) SELECT 'u' || n, 'U' FROM generate_series(1, 500) n")
+    shop.config["index"][1]["enabled"] = False
+    disabled = shop.config["index"][1]["name"]
+    shop.restart()
+    shop.restart(backfill=SLOW)
+    # A second request while one runs: over the meta store and over HTTP
+    assert "is built anew beside" in shop.run("reindex", "users").output
+    answer = shop.run("reindex", "users")
+    assert (answer.code, "index users is being built already" in answer.output) == (0, True), answer
+    assert shop.ask("POST", "/reindex?index=users") == (202, "reindex of users queued\n")
+    shop.restart(backfill={})
+    shop.rebuilt("users", 2)
+    assert set(shop.generations("users")) == {2, 1}, "there was one build"
+    # What no daemon builds: by the configuration, over HTTP, and by a request that came past both
+    server = {"FLUSSO_SERVER": shop.private(), "FLUSSO_ADMIN_PASSWORD": PASSWORD}
+    for index, sentence in ((disabled, f"index {disabled} is disabled"), ("nobody", "unknown index nobody")):
+        for environ in ({}, server):
+            started = time.monotonic()
+            answer = shop.run("reindex", index, **environ)
+            assert (answer.code, sentence in answer.errors) == (2, True), answer
+            assert time.monotonic() - started < 20, "at once"
+        assert shop.ask("POST", f"/reindex?index={index}") == (404, f"{sentence}\n")
+    there = SqliteSettings(str(shop.file), prefix=opensearch_prefix.prefix)
+    with contextlib.closing(SqliteSink("asker", there)) as asker:
+        asker.post(Request("1", "reindex", disabled))
+        said = shop.daemon.wait_for(lambda: asker.answer_to("1"), message="it is answered")
+    assert not said.accepted and f"no index {disabled} is enabled in the running daemon" in said.text
+    assert shop.daemon.status()["indexes"][disabled] == "disabled"
+    shown = [line.split() for line in shop.run("indexes").output.splitlines()]
+    assert [disabled, "disabled", "-", "-", "-", "-"] in shown, shown
+
+
+def test_every_command_over_a_file(
+    database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
+    """As over OpenSearch: the meta store is the file, which the daemon writes meanwhile."""
+    schema = tmp_path / "users.schema.yml"
+    schema.write_text(
+        "version: 1\ntable: users\nprimary_key: id\n"
+        "fields:\n  - {text: name, required: true}\n  - {json: deep, required: false}\n"
+    )
+    products = CHECKOUT / "etc" / "schemas" / "products.schema.yml"
+    files = {"users": schema, "products": products}
+    shop = Shop(database, opensearch_prefix, make_daemon, files, sinks=FILE)
+    database.execute("ALTER TABLE users ADD deep jsonb")
+    # Before there is a file, nothing can be asked for and nothing is found.
+    answer = shop.run("reindex", "users")
+    assert answer.code == 5 and "there is no meta store to leave the request in" in answer.errors, answer
+    assert shop.run("get", "users", "1").code == 1
+    shop.daemon.start().wait_until_live()
+    # indexes, reindex, rollback
+    assert shop.run("reindex", "users").output == "index users is built anew beside the one that is read\n"
+    shop.rebuilt("users", 2)
+    shown = [line.split() for line in shop.run("indexes").output.splitlines()]
+    assert shown[1][:5] == ["users", "-", "file", "2", "read"] and shown[2][:3] == ["file", "1", "kept"], shown
+    answer = shop.run("rollback", "users")
+    assert answer.code == 0 and "back on generation 1 in sink file" in answer.output, answer
+    shop.rebuilt("users", 3)
+    # search, get
+    assert shop.run("search", "users", "ada").output.startswith("1  {")
+    found = shop.run("search", "products", "desk", "lamp", "--limit", "1", "--format", "json")
+    assert "lamp" in json.dumps(found.json["document"]).lower()
+    assert shop.run("get", "users", "1", "--pretty").json == shop.run("get", "users", "1").json
+    assert shop.run("get", "users", "999").code == 1
+    # quarantine: deeper than SQLite's JSON functions go
+    database.execute("UPDATE users SET deep = (repeat('[', 2500) || repeat(']', 2500))::jsonb WHERE id = 1")
+    shop.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 1)
+    (one,) = shop.run("quarantine", "list", "users", "--format", "json").json["documents"]
+    assert (one["id"], one["sink"]) == ("1", "file") and "nested too deeply" in one["reason"]
+    assert "0 of 1 parked" in shop.run("quarantine", "retry", "users").output
+    database.execute("UPDATE users SET deep = '[]' WHERE id = 1")
+    shop.daemon.wait_for_status(lambda status: status["index_details"]["users"]["quarantined"] == 0)
+    assert shop.run("quarantine", "list").output == "nothing is in quarantine\n"
+    # verify
+    assert shop.run("verify").code == 0
+    table = f"{opensearch_prefix.prefix}users.{max(shop.generations('users'))}"
+    with contextlib.closing(sqlite3.connect(shop.file, isolation_level=None)) as file:
+        assert file.execute(f"DELETE FROM \"{table}\" WHERE id = '2'").rowcount == 1
+    answer = shop.run("verify", "users", "--format", "json")
+    (compared,) = answer.json["indexes"]
+    assert answer.code == 9 and [one["id"] for one in compared["differences"]] == ["2"], answer
+    answer = shop.run("verify", "users", "--repair")
+    assert answer.code == 0 and "1 difference found and repaired" in answer.output, answer
+    assert shop.run("get", "users", "2").code == 0
+    # Nobody there: the request stands in the file.
+    assert shop.daemon.stop() == 0
+    answer = shop.run("reindex", "products", "--keep", "600")
+    assert answer.code == 0 and "no daemon holds sink file now: the request is kept until" in answer.output, answer
+    answer = shop.run("verify", "users", "--repair")
+    assert answer.code == 5 and "no daemon runs for sink file" in answer.errors, answer
+    shop.daemon.start().wait_until_live()
+    shop.rebuilt("products", 2)
 
 
 def refused_id(shop: Shop) -> str:
