@@ -7,7 +7,7 @@ OpenSearch needs none of its client, and injected backends need nothing of ours.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Dict, Mapping
+from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence
 
 from flusso_sync.daemon import DaemonOptions
 from flusso_sync.engine.source import SourceParts
@@ -16,6 +16,16 @@ from flusso_sync.sinks.base import Sink
 if TYPE_CHECKING:
     from flusso_sync.config.load import Config
     from flusso_sync.config.models import OpenSearchSink, SqliteSink
+    from flusso_sync.postgres.capture import CaptureSettings
+    from flusso_sync.postgres.connection import SourceAccess
+
+    # For those of the command line, too, who may not look into postgres/.
+    from flusso_sync.postgres.draft import Database as Database
+    from flusso_sync.postgres.draft import Draft as Draft
+    from flusso_sync.postgres.explain import Explanation as Explanation
+    from flusso_sync.postgres.explain import Way as Way
+    from flusso_sync.postgres.inspect import SourceInspection
+    from flusso_sync.schema.plan import Table
 
 #: The sink that takes the documents when the configuration names none.
 FALLBACK_SINK = "stdout"
@@ -29,37 +39,11 @@ class DefaultBackends:
         self._source_reached = threading.Event()
 
     def source(self, config: "Config", options: DaemonOptions) -> SourceParts:
-        from flusso_sync.config.connection import source_address, source_conninfo
-        from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
-        from flusso_sync.postgres.connection import SourceAccess
+        from flusso_sync.postgres.capture import PostgresCapture
         from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments
 
-        source = config.source
-        slot = options.slot or source.slot
-        access = SourceAccess(
-            conninfo=lambda: source_conninfo(config),
-            address=source_address(config),
-            application_name=f"flusso_sync {slot}",
-            statement_timeout_seconds=source.statement_timeout_secs,
-            lock_timeout_seconds=source.lock_timeout_secs,
-            prepare=source.prepare,
-            reached=self._source_reached,
-        )
-        manage = source.manage_publication if options.manage_publication is None else options.manage_publication
-        plans = config.plans
-        capture = PostgresCapture(
-            access,
-            plans,
-            CaptureSettings(
-                slot=slot,
-                publication=options.publication or source.publication,
-                manage_publication=manage,
-                manage_replica_identity=source.manage_replica_identity,
-                on_gap=source.on_gap,
-                on_blind_table=source.on_blind_table,
-                failover=source.failover_slot,
-            ),
-        )
+        access = self._access(config, options)
+        capture = PostgresCapture(access, config.plans, _capture_settings(config, options))
         documents = PostgresDocuments(
             access,
             DocumentSettings(
@@ -69,6 +53,41 @@ class DefaultBackends:
             ),
         )
         return SourceParts(capture, documents)
+
+    def inspection(self, config: "Config", options: DaemonOptions) -> "SourceInspection":
+        """A look at the source that changes nothing."""
+        from flusso_sync.postgres.inspect import SourceInspection
+
+        access = self._access(config, options)
+        workers = config.backfill.workers or 1
+        return SourceInspection(access, config.plans, _capture_settings(config, options), workers)
+
+    def database(self, config: "Config", options: DaemonOptions) -> "Database":
+        """What there is to describe at the source, for first schema files (``postgres/draft.py``)."""
+        from flusso_sync.postgres.draft import survey_database
+
+        return survey_database(self._access(config, options))
+
+    def explain(self, config: "Config", options: DaemonOptions, table: "Table", key: "Optional[str]") -> "Explanation":
+        """What a change of ``table`` leads to (``postgres/explain.py``)."""
+        from flusso_sync.postgres.explain import explain
+
+        return explain(self._access(config, options), config.plans, table, key)
+
+    def _access(self, config: "Config", options: DaemonOptions) -> "SourceAccess":
+        from flusso_sync.config.connection import source_address, source_conninfo
+        from flusso_sync.postgres.connection import SourceAccess
+
+        source = config.source
+        return SourceAccess(
+            conninfo=lambda: source_conninfo(config),
+            address=source_address(config),
+            application_name=f"flusso_sync {options.slot or source.slot}",
+            statement_timeout_seconds=source.statement_timeout_secs,
+            lock_timeout_seconds=source.lock_timeout_secs,
+            prepare=source.prepare,
+            reached=self._source_reached,
+        )
 
     def sinks(self, config: "Config", options: DaemonOptions) -> Mapping[str, Sink]:
         from flusso_sync.config.models import OpenSearchSink, SqliteSink
@@ -88,6 +107,29 @@ class DefaultBackends:
 
             made[FALLBACK_SINK] = Stdout(FALLBACK_SINK, pretty=bool(options.pretty))
         return made
+
+
+def drafts(database: "Database", roots: "Sequence[Table]") -> "List[Draft]":
+    """A schema file for each of ``roots``."""
+    from flusso_sync.postgres.draft import draft
+
+    return draft(database, roots)
+
+
+def _capture_settings(config: "Config", options: DaemonOptions) -> "CaptureSettings":
+    from flusso_sync.postgres.capture import CaptureSettings
+
+    source = config.source
+    manage = source.manage_publication if options.manage_publication is None else options.manage_publication
+    return CaptureSettings(
+        slot=options.slot or source.slot,
+        publication=options.publication or source.publication,
+        manage_publication=manage,
+        manage_replica_identity=source.manage_replica_identity,
+        on_gap=source.on_gap,
+        on_blind_table=source.on_blind_table,
+        failover=source.failover_slot,
+    )
 
 
 def _opensearch(name: str, entry: "OpenSearchSink", config: "Config") -> Sink:

@@ -46,6 +46,8 @@ class FlussoError(Exception):
     exit_code: int = EXIT_INTERNAL
     #: Waiting and calling again may heal it.
     transient: bool = False
+    #: The finding of ``check`` that foretells it (``findings.py``); empty where none is its own.
+    code: str = ""
     #: Laying the whole pipeline anew may heal it: what was found at its start is no longer true.
     relay: bool = False
 
@@ -66,13 +68,14 @@ class FlussoError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong in a file a user wrote; line and column count from 1."""
+    """One thing wrong in a file a user wrote; line and column count from 1, ``code`` is that of ``findings.py``."""
 
     message: str
     file: Optional[str] = None
     line: Optional[int] = None
     column: Optional[int] = None
     path: Optional[str] = None
+    code: str = ""
 
     def __str__(self) -> str:
         place = ":".join(str(p) for p in (self.file, self.line, self.column) if p is not None)

@@ -48,7 +48,7 @@ def judge(output: str, folder: Path, case: Broken) -> Optional[str]:
 def test_the_files_without_a_mistake_are_good(tmp_path: Path) -> None:
     for name, text in GOOD.items():
         (tmp_path / name).write_text(text)
-    answer = CliRunner().invoke(flussod, ["check", "-c", str(tmp_path / CONFIG)])
+    answer = CliRunner().invoke(flussod, ["check", "--offline", "-c", str(tmp_path / CONFIG)])
     assert answer.exit_code == 0, answer.output
     assert "Warnings" not in answer.output
 
@@ -114,7 +114,7 @@ def test_a_folder_and_a_config_nobody_may_read_are_sentences(tmp_path: Path) -> 
     answer = CliRunner().invoke(flussod, ["check", "-c", str(tmp_path)])
     assert (answer.exit_code, answer.output) == (
         EXIT_CONFIG,
-        f"configuration refused, 1 problem:\n  {tmp_path}: cannot be read: Is a directory\n",
+        f"configuration refused, 1 problem:\n  {tmp_path}: cannot be read: Is a directory [FL001]\n",
     )
     path = tmp_path / CONFIG
     path.write_text(GOOD[CONFIG])
@@ -160,6 +160,6 @@ def test_a_name_of_no_encoding_is_told_in_both_forms(tmp_path: Path) -> None:
 def test_a_terminal_without_unicode_is_answered_too(tmp_path: Path) -> None:
     for name, text in GOOD.items():
         (tmp_path / name).write_text(text)
-    answer = run(["check", "-c", str(tmp_path / CONFIG)], env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    answer = run(["check", "--offline", "-c", str(tmp_path / CONFIG)], env={**os.environ, "PYTHONIOENCODING": "ascii"})
     assert answer.returncode == 0, answer.stderr
     assert "check passed" in answer.stdout

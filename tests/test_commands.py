@@ -157,11 +157,24 @@ def test_every_example_of_the_page_runs_as_it_stands(shop: Shop) -> None:
         program, *arguments = shlex.split(example)
         assert program == "flussod"
         arguments = [argument.replace("127.0.0.1:9465", address) for argument in arguments]
-        ran[example] = answer = shop.run(*arguments, FLUSSO_ADMIN_PASSWORD=PASSWORD)
+        url = shop.config["source"]["connection_url"]
+        ran[example] = answer = shop.run(*arguments, FLUSSO_ADMIN_PASSWORD=PASSWORD, DATABASE_URL=url)
         assert answer.code == 0, (example, answer)
         if arguments[:1] == ["reindex"]:
             shop.daemon.wait_for_status(lambda status: status["indexes"]["users"] == "seeded")
-    for command in ("run", "check", "indexes", "reindex", "rollback", "quarantine", "search", "get"):
+    for command in (
+        "run",
+        "check",
+        "init",
+        "preview",
+        "explain",
+        "indexes",
+        "reindex",
+        "rollback",
+        "quarantine",
+        "search",
+        "get",
+    ):
         assert any(example.split()[1] == command for example in EXAMPLES), command
     assert json.loads(ran["flussod get users 1"].output) == json.loads(ran["flussod get users 1 --pretty"].output)
     assert ran["flussod get users 1"].output.count("\n") == 1

@@ -46,7 +46,7 @@ def check(folder: Path, config: str, schema: str, guards: str = "") -> Answer:
         (folder / "a.schema.yml").write_text(schema)
     with open(folder / "output", "w+b") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.launch", guards, "check", "-c", str(folder / "flusso.yaml")],
+            [sys.executable, "-m", "tests.launch", guards, "check", "--offline", "-c", str(folder / "flusso.yaml")],
             cwd=ROOT,
             stdout=output,
             stderr=output,

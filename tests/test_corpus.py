@@ -56,7 +56,7 @@ def test_a_schema_file_loads_with_the_warnings_it_deserves(path: Path) -> None:
 def test_a_configuration_loads_with_the_warnings_it_deserves(path: Path) -> None:
     config = load_config(path)
     fits(list(config.warnings), path)
-    answer = CliRunner().invoke(flussod, ["check", "-c", str(path)])
+    answer = CliRunner().invoke(flussod, ["check", "--offline", "-c", str(path)])
     assert answer.exit_code == 0, answer.output
     assert all(fragment in answer.output for fragment in expected(path))
     assert ("Warnings" in answer.output) == bool(expected(path))
@@ -77,7 +77,7 @@ def test_what_we_refuse_although_flusso_loads_it_is_told_at_its_line(path: Path)
 def test_one_check_of_the_whole_corpus_lists_every_index(tmp_path: Path) -> None:
     index = "".join(f"  - {{name: {name_of(path)}, schema: {path}, enabled: true}}\n" for path in SCHEMAS)
     (tmp_path / "flusso.yaml").write_text(f"source: {{type: postgres}}\nindex:\n{index}")
-    answer = CliRunner().invoke(flussod, ["check", "-c", str(tmp_path / "flusso.yaml")])
+    answer = CliRunner().invoke(flussod, ["check", "--offline", "-c", str(tmp_path / "flusso.yaml")])
     assert answer.exit_code == 0, answer.output
     for path in SCHEMAS:
         assert f"\n{name_of(path)}\n" in answer.output

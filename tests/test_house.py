@@ -20,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 PACKAGE = CHECKOUT / "flusso_sync"
 
 #: Rooms that anybody may look into: values and files, no I/O beyond those.
-PURE = frozenset({"errors", "schema", "config"})
+PURE = frozenset({"errors", "findings", "schema", "config"})
 #: How threads are run and what they tell the outside; below every room that has threads.
 MACHINERY = frozenset({"worker", "backoff", "status", "observer"})
 #: The two protocols with their values: ``engine/source.py`` and ``sinks/base.py``.
@@ -29,6 +29,7 @@ PROTOCOLS = frozenset({"engine.source", "sinks.base"})
 #: Room -> what it may import of ours, besides itself (design section 2).  A room is a folder or a file of the package.
 ALLOWED: Dict[str, FrozenSet[str]] = {
     "errors": frozenset(),
+    "findings": frozenset({"errors"}),
     # YAML with the place of every value is config's, and schema files are YAML, too.
     "schema": frozenset({"errors", "config.yaml12", "config.sentences"}),
     "config": frozenset({"errors", "schema"}),

@@ -13,8 +13,11 @@ from flusso_sync.errors import FlussoError
 #: Subcommand -> the module that defines a click command of that name.
 COMMANDS: Dict[str, str] = {
     "check": "flusso_sync.cli.check",
+    "explain": "flusso_sync.cli.explain",
     "get": "flusso_sync.cli.get",
+    "init": "flusso_sync.cli.init",
     "indexes": "flusso_sync.cli.indexes",
+    "preview": "flusso_sync.cli.preview",
     "quarantine": "flusso_sync.cli.quarantine",
     "reindex": "flusso_sync.cli.reindex",
     "rollback": "flusso_sync.cli.rollback",
@@ -69,7 +72,10 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
             "\b\nExamples:\n"
             "  flussod                          run with ./flusso.yaml\n"
             "  flussod -c etc/flusso.yaml       run with that file (short for: flussod run -c ...)\n"
-            "  flussod check -c etc/flusso.yaml say what is wrong with the files, touch nothing\n"
+            "  flussod init URL                 write a first configuration for a database\n"
+            "  flussod check -c etc/flusso.yaml say what a run would stumble over, change nothing\n"
+            "  flussod preview orders 7         a document as it would be built now\n"
+            "  flussod explain items 17         which documents a change of a row builds anew\n"
             "  flussod indexes                  what there is of each index\n"
             "  flussod reindex users            build an index anew beside the one that is read\n"
             "  flussod verify -c etc/flusso.yaml compare what readers find with the rows\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from flusso_sync.errors import EXIT_CODES, EXIT_INTERNAL, ConfigError, FlussoError, SyncStopped
+from typing import Union
+
+from flusso_sync.errors import EXIT_CODES, EXIT_INTERNAL, ConfigError, FlussoError, Problem, SyncStopped
 from flusso_sync.logs import redact
 
 
@@ -23,14 +25,19 @@ def explain(error: BaseException) -> str:
     """What to print for an error: every problem of a refused configuration, else one sentence and its hint."""
     cause = root_error(error)
     if isinstance(cause, ConfigError):
-        lines = [f"  {problem}" for problem in cause.problems]
+        lines = [f"  {problem}{_code(problem)}" for problem in cause.problems]
         if cause.hint:
             lines.append(cause.hint)
         count = len(cause.problems)
         return redact("\n".join([f"configuration refused, {count} problem{'s' if count != 1 else ''}:", *lines]))
     if isinstance(cause, FlussoError):
-        return redact(f"error: {cause}")
+        return redact(f"error: {cause}{_code(cause)}")
     return redact(f"error: {type(cause).__name__}: {cause}")
+
+
+def _code(known: Union[Problem, FlussoError]) -> str:
+    """The code under which docs/findings.md tells more."""
+    return f" [{known.code}]" if known.code else ""
 
 
 def exit_code_table() -> str:

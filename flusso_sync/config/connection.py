@@ -53,7 +53,7 @@ def source_conninfo(config: Config, environ: Optional[Mapping[str, str]] = None)
     if connection is not None:
         return _source_url(connection.resolve(environ), "the text in the file")
     raise ConfigError(
-        [Problem("names no database, and DATABASE_URL is not set", path=_SOURCE_KEY)],
+        [Problem("names no database, and DATABASE_URL is not set", path=_SOURCE_KEY, code="FL006")],
         hint="Set DATABASE_URL or write source.connection_url",
     )
 
@@ -97,7 +97,7 @@ def _source_url(text: str, origin: str) -> str:
     url = text.strip()
     if not is_source_url(url):
         sentence = f"must be a postgresql:// URL such as {URL_EXAMPLE}; {origin} is not"
-        raise ConfigError([Problem(sentence, path=_SOURCE_KEY)])
+        raise ConfigError([Problem(sentence, path=_SOURCE_KEY, code="FL006")])
     return url
 
 
@@ -185,7 +185,7 @@ def sink_settings(name: str, sink: OpenSearchSink, environ: Optional[Mapping[str
 
     url = (read("url", sink.url) or "").strip()
     sentence = "must be an http:// or https:// URL"
-    problem = ConfigError([Problem(sentence, path=f"sinks.{name}.url")])
+    problem = ConfigError([Problem(sentence, path=f"sinks.{name}.url", code="FL006")])
     if not is_http_url(url):
         raise problem
     username, password = read("username", sink.username), read("password", sink.password)
@@ -245,7 +245,7 @@ def check_prefix(prefix: str) -> None:
     """Raises ``ConfigError`` when the prefix cannot stand in front of an index name."""
     sentence = prefix_problem(prefix)
     if sentence:
-        raise ConfigError([Problem(sentence, path="prefix")])
+        raise ConfigError([Problem(sentence, path="prefix", code="FL003")])
 
 
 def prefix_problem(prefix: str) -> Optional[str]:

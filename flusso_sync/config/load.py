@@ -185,7 +185,7 @@ class _Loader:
         )
 
     def _refuse(self, path: KeyPath, message: str, *, key: bool = False) -> None:
-        self._problems.append(self._document.problem(path, message, key=key))
+        self._problems.append(self._document.problem(path, message, key=key, code="FL003"))
 
     def _warn(self, path: KeyPath, message: str) -> None:
         self._warnings.append(str(self._document.problem(path, message, key=True)))

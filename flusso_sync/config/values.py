@@ -120,7 +120,7 @@ class Reference:
         if self.env is not None:
             found = (os.environ if environ is None else environ).get(self.env)
             if found is None:
-                raise ConfigError([Problem(f"the environment variable {self.env} is not set", path=key)])
+                raise ConfigError([Problem(f"the environment variable {self.env} is not set", path=key, code="FL006")])
             return found
         if self.file is not None:
             return self._read(self.file, key)
@@ -131,13 +131,15 @@ class Reference:
             with open(file, "rb") as stream:
                 content = stream.read(MAX_SECRET_BYTES + 1)
             if len(content) > MAX_SECRET_BYTES:
-                raise ConfigError([Problem(f"the file {file} is too large for a secret", path=key)])
+                raise ConfigError([Problem(f"the file {file} is too large for a secret", path=key, code="FL006")])
             return content.decode("utf-8").rstrip("\r\n")
         except OSError as error:
-            raise ConfigError([Problem(f"the file {file} cannot be read: {error.strerror}", path=key)]) from error
+            raise ConfigError(
+                [Problem(f"the file {file} cannot be read: {error.strerror}", path=key, code="FL006")]
+            ) from error
         except UnicodeDecodeError:
             # Not chained: the decoder's message holds the bytes.
-            raise ConfigError([Problem(f"the file {file} is not UTF-8 text", path=key)]) from None
+            raise ConfigError([Problem(f"the file {file} is not UTF-8 text", path=key, code="FL006")]) from None
 
     @classmethod
     def parse(cls: Type[R], value: Any, base: Path) -> R:

@@ -75,7 +75,7 @@ class Document:
     keys: Mapping[KeyPath, Position] = field(default_factory=dict)
     texts: Mapping[KeyPath, str] = field(default_factory=dict)
 
-    def problem(self, path: KeyPath, message: str, *, key: bool = False) -> Problem:
+    def problem(self, path: KeyPath, message: str, *, key: bool = False, code: str = "") -> Problem:
         """``message`` about the value at ``path`` (or its key), placed at the nearest known position."""
         position: Optional[Position] = None
         places = [self.keys, self.positions] if key else [self.positions, self.keys]
@@ -85,7 +85,7 @@ class Document:
             if position:
                 break
         line, column = position or (None, None)
-        return Problem(message, file=self.file, line=line, column=column, path=render(path) or None)
+        return Problem(message, file=self.file, line=line, column=column, path=render(path) or None, code=code)
 
 
 def load_file(path: Union[str, Path], file: Optional[str] = None) -> Document:
@@ -97,23 +97,23 @@ def load_file(path: Union[str, Path], file: Optional[str] = None) -> Document:
             content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError([Problem(f"cannot be read: {reason}", file=shown)]) from error
+        raise ConfigError([Problem(f"cannot be read: {reason}", file=shown, code="FL001")]) from error
     if len(content) > MAX_FILE_BYTES:
-        raise ConfigError([Problem(f"is larger than {MAX_FILE_BYTES:,} bytes", file=shown)])
+        raise ConfigError([Problem(f"is larger than {MAX_FILE_BYTES:,} bytes", file=shown, code="FL001")])
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = content[: error.start]
         line = before.count(b"\n") + 1
         column = error.start - (before.rfind(b"\n") + 1) + 1
-        raise ConfigError([Problem("is not UTF-8 text", file=shown, line=line, column=column)]) from error
+        raise ConfigError([Problem("is not UTF-8 text", file=shown, line=line, column=column, code="FL002")]) from error
     return load_text(text, shown)
 
 
 def load_text(text: str, file: Optional[str] = None) -> Document:
     """Parse YAML text; raises ``ConfigError`` with every duplicate key, or the one syntax error."""
     if len(text) > MAX_FILE_BYTES:
-        raise ConfigError([Problem(f"is larger than {MAX_FILE_BYTES:,} bytes", file=file)])
+        raise ConfigError([Problem(f"is larger than {MAX_FILE_BYTES:,} bytes", file=file, code="FL001")])
     composer = _Composer(file)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -135,9 +135,13 @@ def load_text(text: str, file: Optional[str] = None) -> Document:
             before = text.encode("utf-8", "surrogatepass")[: error.position].decode("utf-8", "replace")
         lines = _BREAK.split(before)
         sentence = f"is not valid YAML: {error.reason}"
-        raise ConfigError([Problem(sentence, file=file, line=len(lines), column=len(lines[-1]) + 1)]) from error
+        raise ConfigError(
+            [Problem(sentence, file=file, line=len(lines), column=len(lines[-1]) + 1, code="FL002")]
+        ) from error
     except UnicodeEncodeError as error:
-        raise ConfigError([Problem("is not valid YAML: half a character", file=file, line=1, column=1)]) from error
+        raise ConfigError(
+            [Problem("is not valid YAML: half a character", file=file, line=1, column=1, code="FL002")]
+        ) from error
     except (ValueError, OverflowError) as error:
         # PyYAML's own parser, which reads \\UFFFFFFFF as a number and then cannot make a character of it.
         sentence = "is not valid YAML: an escape names no character"
@@ -186,7 +190,7 @@ class _Composer:
 
     def problem(self, mark: Any, message: str) -> Problem:
         line, column = (mark.line + 1, mark.column + 1) if mark is not None else (None, None)
-        return Problem(message, file=self.file, line=line, column=column)
+        return Problem(message, file=self.file, line=line, column=column, code="FL002")
 
     def _refuse(self, mark: Any, message: str) -> ConfigError:
         return ConfigError([*self.problems, self.problem(mark, message)])

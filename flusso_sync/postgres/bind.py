@@ -7,12 +7,14 @@ still runs (values are rendered by the column's own type); it becomes an ``error
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Iterable, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from flusso_sync.errors import ConfigError, Problem, SourceRefused
+from flusso_sync.errors import EXIT_CONFIG, ConfigError, Problem, SourceRefused
+from flusso_sync.findings import ERROR, WARNING, Finding
 from flusso_sync.postgres.catalog import KINDS, Catalog, Column, Relation
 from flusso_sync.postgres.quoting import identifier, table_name
 from flusso_sync.schema.paths import reads_related, tables, with_keys
+from flusso_sync.schema.places import problem
 from flusso_sync.schema.plan import (
     AggregateField,
     AnyField,
@@ -39,20 +41,6 @@ UNORDERED = frozenset({"json", "xml", "point", "polygon", "line", "lseg", "path"
 
 #: Base types that transforms and LIKE read as text.
 TEXTS = frozenset({"text", "varchar", "bpchar", "char", "name", "citext"})
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something ``check`` reports although documents can be built; ``severity`` is ``error`` or ``warning``."""
-
-    severity: str
-    index: str
-    path: str
-    message: str
-
-    def __str__(self) -> str:
-        place = f"{self.path}: " if self.path else ""
-        return f"index {self.index}: {place}{self.message}"
 
 
 @dataclass(frozen=True)
@@ -111,7 +99,7 @@ def bind(plan: IndexPlan, catalog: Catalog) -> BoundIndex:
     if check.problems:
         raise ConfigError(check.problems + refused)
     if refused:
-        raise SourceRefused("\n".join(str(problem) for problem in refused))
+        raise SourceRefused("\n".join(str(one) for one in refused), code="FL041")
     check.root()
     try:
         plan = with_keys(plan, keys_for(plan, catalog))
@@ -140,32 +128,42 @@ class _Check:
         self.problems: List[Problem] = []
         self.findings: List[Finding] = []
 
-    def _refuse(self, path: str, message: str) -> None:
-        self.problems.append(self._problem(path, message))
+    def _refuse(self, code: str, path: str, message: str) -> None:
+        self.problems.append(self._problem(code, path, message))
 
-    def _problem(self, path: str, message: str) -> Problem:
+    def _problem(self, code: str, path: str, message: str, *, at: str = "") -> Problem:
         place = f"{path}: " if path else ""
-        return Problem(f"index {self._plan.name}: {place}{message}", path=path or None)
+        return problem(self._plan, path, f"index {self._plan.name}: {place}{message}", code, at=at)
 
-    def _find(self, severity: str, path: str, message: str) -> None:
-        self.findings.append(Finding(severity, self._plan.name, path, message))
+    def _find(self, code: str, severity: str, path: str, message: str, remedy: str = "", **facts: Any) -> None:
+        place = self._plan.place(path)
+        file, line, column = place or (None, None, None)
+        index, ends = self._plan.name, EXIT_CONFIG if severity == ERROR else 0
+        self.findings.append(
+            Finding(code, severity, message, remedy, index, path, file, line, column, exit_code=ends, facts=facts)
+        )
 
     # -- tables ---------------------------------------------------------------------------------------
 
     def tables(self) -> List[Problem]:
         """Refuse missing tables; return what is to be said of objects that are no ordinary tables."""
         refused: List[Problem] = []
+        named = dict(reversed(list(_naming(self._plan.fields, ""))))
         for table in tables(self._plan):
+            at = named.get(table, "") if table != self._plan.root else ""
             relation = self._catalog.tables.get(table)
             if relation is None:
-                self._refuse("", f"table {table} does not exist, or this role may not see its database schema")
+                absent = f"table {table} does not exist, or this role may not see its database schema"
+                self.problems.append(self._problem("FL040", "", absent, at=at))
                 continue
             for part in (relation, *relation.leaves):
                 what = _refusal(part)
                 if what is not None:
                     whose = "" if part is relation else f", a partition of {table},"
                     refused.append(
-                        self._problem("", f"{part.table}{whose} is {what}; its changes are not in the stream")
+                        self._problem(
+                            "FL041", "", f"{part.table}{whose} is {what}; its changes are not in the stream", at=at
+                        )
                     )
         return refused
 
@@ -177,6 +175,7 @@ class _Check:
             if relation.unique_over(columns, constraint=True) is None:
                 actual = ", ".join(relation.primary_key) or "none"
                 self._refuse(
+                    "FL043",
                     name,
                     f"{_listed(columns)} of table {relation.table} is neither its primary key ({actual}) nor a unique "
                     f"constraint over NOT NULL columns",
@@ -189,7 +188,7 @@ class _Check:
         known = self._catalog.tables[table].columns
         missing = [name for name in names if name not in known]
         for name in missing:
-            self._refuse(path, f"table {table} has no column {name}; it has {', '.join(sorted(known))}")
+            self._refuse("FL042", path, f"table {table} has no column {name}; it has {', '.join(sorted(known))}")
         return not missing
 
     def _column(self, table: Table, name: str, path: str) -> Optional[Column]:
@@ -207,15 +206,17 @@ class _Check:
                 continue
             if condition.op in ("like", "ilike"):
                 if not _is_text(column):
-                    self._refuse(path, f"{condition.op} needs a text column, {_named(table, column)}")
+                    self._refuse("FL047", path, f"{condition.op} needs a text column, {_named(table, column)}")
                 elif not column.deterministic:
-                    self._refuse(path, f"{condition.op} cannot search {table}.{column.name}: its collation is loose")
+                    self._refuse(
+                        "FL047", path, f"{condition.op} cannot search {table}.{column.name}: its collation is loose"
+                    )
             elif not _is_ordered(column):
-                self._refuse(path, f"{condition.op} cannot compare: {_named(table, column)}")
+                self._refuse("FL047", path, f"{condition.op} cannot compare: {_named(table, column)}")
 
     def _writable(self, text: str, path: str) -> None:
         if "\x00" in text:
-            self._refuse(path, "a zero character cannot stand in a Postgres text")
+            self._refuse("FL047", path, "a zero character cannot stand in a Postgres text")
 
     # -- fields ---------------------------------------------------------------------------------------
 
@@ -240,16 +241,16 @@ class _Check:
         self._accepted(scope, column, field.kind, field.postgres, path)
         self._writable(field.default or "", path)
         if field.transforms and (not _is_text(column) or column.type.is_array):
-            self._refuse(path, f"transforms need a text column, {_named(scope, column)}")
+            self._refuse("FL054", path, f"transforms need a text column, {_named(scope, column)}")
         if field.required and not column.not_null and field.default is None and field.column not in key:
-            self._find("warning", path, f"required, but {scope}.{column.name} may be null")
+            self._find("FL046", WARNING, path, f"required, but {scope}.{column.name} may be null")
 
     def _accepted(self, table: Table, column: Column, kind: str, postgres: Sequence[str], path: str) -> None:
         if kind == "custom":
             if not any(accepts(kind, name, postgres) for name in column.type.names):
-                self._find("error", path, f"accepts {', '.join(postgres)}; {_named(table, column)}")
+                self._find("FL045", ERROR, path, f"accepts {', '.join(postgres)}; {_named(table, column)}")
         elif not accepts(kind, column.type.looks_like):
-            self._find("error", path, f"{kind} accepts {describe(kind)}; {_named(table, column)}")
+            self._find("FL045", ERROR, path, f"{kind} accepts {describe(kind)}; {_named(table, column)}")
 
     def _geo(self, scope: Table, field: GeoField, path: str) -> None:
         pair = field.column is None
@@ -257,9 +258,9 @@ class _Check:
             column = self._column(scope, name, path) if name is not None else None
             if column is not None and (not accepts_geo(column.type.looks_like, pair=pair)):
                 wanted = "a number" if pair else "json, jsonb or text"
-                self._find("error", path, f"geo accepts {wanted}; {_named(scope, column)}")
+                self._find("FL045", ERROR, path, f"geo accepts {wanted}; {_named(scope, column)}")
             if column is not None and pair and (column.type.base not in NUMBERS or column.type.is_array):
-                self._refuse(path, f"lat and lon need numbers, {_named(scope, column)}")
+                self._refuse("FL049", path, f"lat and lon need numbers, {_named(scope, column)}")
 
     # -- relations ------------------------------------------------------------------------------------
 
@@ -278,6 +279,7 @@ class _Check:
                 is None
             ):
                 self._refuse(
+                    "FL052",
                     path,
                     f"{_listed(link.target_key)} of table {field.table} is not unique: belongs_to needs the primary "
                     f"key or a unique constraint",
@@ -298,13 +300,21 @@ class _Check:
         return ok
 
     def _searched(self, table: Table, columns: Columns, path: str) -> None:
-        if not self._catalog.tables[table].finds(columns):
-            self._find(
-                "warning",
-                path,
-                f"no index on {table}({', '.join(columns)}): every look-up reads the whole table; run: CREATE INDEX "
-                f"CONCURRENTLY ON {table_name(table)} ({', '.join(identifier(column) for column in columns)})",
-            )
+        relation = self._catalog.tables[table]
+        lacking = relation.lacking(columns)
+        if not lacking:
+            return
+        named = ", ".join(identifier(column) for column in columns)
+        statements = [f"CREATE INDEX CONCURRENTLY ON {table_name(each.table)} ({named})" for each in lacking]
+        self._find(
+            "FL057",
+            WARNING,
+            path,
+            f"no index on {table}({', '.join(columns)}): every look-up reads the whole table",
+            f"Run: {'; '.join(statements)}",
+            tables=[[each.table.schema, each.table.name] for each in lacking],
+            statements=statements,
+        )
 
     def _join(self, scope: Table, field: JoinField, path: str) -> None:
         self._link(scope, field, path)
@@ -313,7 +323,7 @@ class _Check:
         for order in field.order_by:
             column = self._column(field.table, order.column, path)
             if column is not None and not _is_ordered(column):
-                self._refuse(path, f"order_by cannot sort: {_named(field.table, column)}")
+                self._refuse("FL048", path, f"order_by cannot sort: {_named(field.table, column)}")
         self.fields(field.table, field.declared_key, field.fields, path + ".")
 
     def _aggregate(self, scope: Table, field: AggregateField, path: str) -> None:
@@ -329,25 +339,29 @@ class _Check:
         if column is None:
             return
         if field.op in ("sum", "avg") and (column.type.base not in NUMBERS or column.type.is_array):
-            self._refuse(path, f"{field.op} needs a number, {_named(field.table, column)}")
+            self._refuse("FL049", path, f"{field.op} needs a number, {_named(field.table, column)}")
         elif field.op in ("min", "max") and not _is_ordered(column):
-            self._refuse(path, f"{field.op} needs a type with an order, {_named(field.table, column)}")
+            self._refuse("FL048", path, f"{field.op} needs a type with an order, {_named(field.table, column)}")
         elif field.value_type is not None and field.op != "avg":
             if not accepts_aggregate(field.op, field.value_type, column.type.looks_like):
                 what = f"{field.op} of {_named(field.table, column)}"
-                self._find("error", path, f"value_type {field.value_type} cannot hold {what}")
+                self._find("FL050", ERROR, path, f"value_type {field.value_type} cannot hold {what}")
 
     def _ids(self, field: AggregateField, path: str) -> None:
         table, columns = ids_source(field, self._catalog)
         if not columns:
-            self._refuse(path, f"table {table} has neither a primary key nor unique NOT NULL columns to list as ids")
+            self._refuse(
+                "FL051", path, f"table {table} has neither a primary key nor unique NOT NULL columns to list as ids"
+            )
             return
         if len(columns) == 1:
             column = self._catalog.tables[table].columns[columns[0]]
             if field.value_type is not None and not accepts(field.value_type, column.type.looks_like):
-                self._find("error", path, f"element_type {field.value_type} does not fit: {_named(table, column)}")
+                self._find(
+                    "FL051", ERROR, path, f"element_type {field.value_type} does not fit: {_named(table, column)}"
+                )
         elif field.value_type not in ("keyword", "text", "identifier"):
-            self._find("error", path, f"ids of several columns ({', '.join(columns)}) are texts: use keyword")
+            self._find("FL051", ERROR, path, f"ids of several columns ({', '.join(columns)}) are texts: use keyword")
 
 
 def ids_source(field: AggregateField, catalog: Catalog) -> Tuple[Table, Columns]:
@@ -355,6 +369,18 @@ def ids_source(field: AggregateField, catalog: Catalog) -> Tuple[Table, Columns]
     if isinstance(field.link, ThroughLink):
         return field.link.junction, field.link.right_key
     return field.table, row_key(catalog.tables[field.table])
+
+
+def _naming(fields: Iterable[AnyField], prefix: str) -> Iterator[Tuple[Table, str]]:
+    """Every table that a field names, with the field's path."""
+    for field in fields:
+        path = prefix + field.name
+        if isinstance(field, (JoinField, AggregateField)):
+            yield field.table, path
+            if isinstance(field.link, ThroughLink):
+                yield field.link.junction, path
+        if isinstance(field, (JoinField, ObjectField)):
+            yield from _naming(field.fields, path + ".")
 
 
 def _refusal(relation: Relation) -> Optional[str]:

@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import psycopg
 
@@ -132,6 +132,52 @@ def _covered(marks: Mapping[int, str]) -> str:
     return f"{max(marks, default=0)}:{sha256(told.encode()).hexdigest()[:16]}"
 
 
+def survey(
+    connection: "psycopg.Connection[Any]",
+    plans: Sequence[IndexPlan],
+    publication_name: str,
+    left_out: Collection[str] = (),
+) -> Survey:
+    """What the source tells of every table of ``plans``, where those of ``left_out`` need nothing."""
+    catalog = read_catalog(connection, {table for plan in plans for table in tables(plan)})
+    bound: List[IndexPlan] = []
+    for plan in plans:
+        if plan.name not in left_out:
+            # One whose keys are gone is about to be found drifted.
+            with contextlib.suppress(ConfigError):
+                bound.append(with_keys(plan, keys_for(plan, catalog)))
+    told = publication.told(connection, publication_name)
+    uses = dict(table_uses(bound, catalog.primary_keys, catalog.sources))
+    for table in catalog.tables.keys() - uses.keys():
+        # Nobody reads it now, but published it must not refuse its application's UPDATE and DELETE (promise 12).
+        uses[table] = TableUse(table, None, keys=(), links=(), indexes=())
+    leaves = [leaf for leaf in leaves_of(catalog, uses) if leaf.use.indexes or leaf.relation.table in told]
+    refused = identity.refused_kinds(
+        connection.info.server_version, publication.publishes_generated(connection, publication_name)
+    )
+    # A table without any leaf has a mark, too: the first one may come with rows.
+    marks: Dict[str, Dict[int, str]] = {str(use.table): {} for use in uses.values()}
+    identities: Dict[Table, identity.Identity] = {}
+    for leaf in leaves:
+        found = identities[leaf.relation.table] = identity.identity_of(leaf.relation, leaf.use, refused)
+        suffices = "" if found.remedy is None else "mute" if found.mute else "weak"
+        mark = f"{leaf.relation.table} {leaf.relation.oid} {told.get(leaf.relation.table, '')} {suffices}"
+        computed = "\0".join(column.expression for column in leaf.relation.columns.values() if column.expression)
+        marks[str(leaf.use.table)][leaf.relation.oid] = f"{mark}\0{computed}" if computed else mark
+    oids = {leaf.relation.oid for leaf in leaves if leaf.relation.table in told}
+    return Survey(leaves, marks, identities, oids)
+
+
+def source_identity(connection: "psycopg.Connection[Any]", slot_name: str, address: str) -> SourceIdentity:
+    """What tells this source from every other, and who owns a sink."""
+    system, timeline, database = rows(
+        connection,
+        "select (pg_control_system()).system_identifier::text, (pg_control_checkpoint()).timeline_id,"
+        " (select oid::text from pg_database where datname = current_database())",
+    )[0]
+    return SourceIdentity(system, database, slot_name, address, timeline)
+
+
 class PostgresCapture(Capture):
     """The change stream of one database, for the tables that ``plans`` read."""
 
@@ -183,13 +229,9 @@ class PostgresCapture(Capture):
         self._closed = False
         connection = self._guarded()
         slot.check_server(connection, failover=self._settings.failover)
-        system, timeline, database = rows(
-            connection,
-            "select (pg_control_system()).system_identifier::text, (pg_control_checkpoint()).timeline_id,"
-            " (select oid::text from pg_database where datname = current_database())",
-        )[0]
-        self._system = system
-        return SourceIdentity(system, database, self._settings.slot, self._access.address, timeline)
+        found = source_identity(connection, self._settings.slot, self._access.address)
+        self._system = found.system_identifier
+        return found
 
     def leave_out(self, indexes: Sequence[str]) -> None:
         self._left_out.update(indexes)
@@ -271,33 +313,7 @@ class PostgresCapture(Capture):
         return rebuild
 
     def _survey(self, connection: "psycopg.Connection[Any]") -> Survey:
-        catalog = read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
-        bound: List[IndexPlan] = []
-        for plan in self._plans:
-            if plan.name not in self._left_out:
-                # One whose keys are gone is about to be found drifted.
-                with contextlib.suppress(ConfigError):
-                    bound.append(with_keys(plan, keys_for(plan, catalog)))
-        told = publication.told(connection, self._settings.publication)
-        uses = dict(table_uses(bound, catalog.primary_keys, catalog.sources))
-        for table in catalog.tables.keys() - uses.keys():
-            # Nobody reads it now, but published it must not refuse its application's UPDATE and DELETE (promise 12).
-            uses[table] = TableUse(table, None, keys=(), links=(), indexes=())
-        leaves = [leaf for leaf in leaves_of(catalog, uses) if leaf.use.indexes or leaf.relation.table in told]
-        refused = identity.refused_kinds(
-            connection.info.server_version, publication.publishes_generated(connection, self._settings.publication)
-        )
-        # A table without any leaf has a mark, too: the first one may come with rows.
-        marks: Dict[str, Dict[int, str]] = {str(use.table): {} for use in uses.values()}
-        identities: Dict[Table, identity.Identity] = {}
-        for leaf in leaves:
-            found = identities[leaf.relation.table] = identity.identity_of(leaf.relation, leaf.use, refused)
-            suffices = "" if found.remedy is None else "mute" if found.mute else "weak"
-            mark = f"{leaf.relation.table} {leaf.relation.oid} {told.get(leaf.relation.table, '')} {suffices}"
-            computed = "\0".join(column.expression for column in leaf.relation.columns.values() if column.expression)
-            marks[str(leaf.use.table)][leaf.relation.oid] = f"{mark}\0{computed}" if computed else mark
-        oids = {leaf.relation.oid for leaf in leaves if leaf.relation.table in told}
-        return Survey(leaves, marks, identities, oids)
+        return survey(connection, self._plans, self._settings.publication, self._left_out)
 
     def _identities(
         self,
@@ -342,7 +358,7 @@ class PostgresCapture(Capture):
             elif found.mute:
                 mute.append(leaf)
                 what = f"table {found.table} has no usable replica identity: {reason}"
-                self._blind([leaf], what, found.remedy, blind)
+                self._blind([leaf], what, found.remedy, blind, "FL026")
             else:
                 what = f"old parents of {found.table} cannot be traced: {reason}"
                 self._status.trouble(key, what, f"Run: {found.remedy}", blocking=False)
@@ -352,8 +368,7 @@ class PostgresCapture(Capture):
         if found.untold:
             self._status.trouble(
                 f"untold {found.table}",
-                f"old parents of {found.table} cannot be traced: {', '.join(found.untold)} is generated from more than"
-                " the columns of its row, or in another way in a partition",
+                identity.untold_sentence(found),
                 "Link by a column that is not generated",
                 blocking=False,
             )
@@ -387,15 +402,17 @@ class PostgresCapture(Capture):
             raise BlindTable(
                 f"publication {self._settings.publication} does not exist and cannot be created: {reason}",
                 hint=f"Run: {found.statement}",
+                code="FL023",
             )
         unheard = [leaf for leaf in leaves if leaf.relation.table in found.missing]
-        self._blind(unheard, f"changes of {missing} are not published: {reason}", str(found.statement), blind)
+        what = f"changes of {missing} are not published: {reason}"
+        self._blind(unheard, what, str(found.statement), blind, "FL024")
         return []
 
-    def _blind(self, leaves: Sequence[Leaf], what: str, remedy: str, blind: Dict[str, List[str]]) -> None:
+    def _blind(self, leaves: Sequence[Leaf], what: str, remedy: str, blind: Dict[str, List[str]], code: str) -> None:
         """Raise ``BlindTable``, or note in ``blind`` what the indexes of ``leaves`` do not hear."""
         if self._settings.on_blind_table == "stop":
-            raise BlindTable(what, hint=f"Run: {remedy}; or set source.on_blind_table: warn")
+            raise BlindTable(what, hint=f"Run: {remedy}; or set source.on_blind_table: warn", code=code)
         for index in sorted({index for leaf in leaves for index in leaf.use.indexes}):
             blind.setdefault(index, []).append(what)
         tables_unheard = ", ".join(str(leaf.relation.table) for leaf in leaves)

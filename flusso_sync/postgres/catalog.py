@@ -198,10 +198,22 @@ class Relation:
 
     def finds(self, columns: Sequence[str]) -> bool:
         """Whether an index leads with these columns in some order, so that rows are found by them without a scan."""
+        return not self.lacking(columns)
+
+    def lacking(self, columns: Sequence[str]) -> List["Relation"]:
+        """The tables that hold rows (this one, its leaves) and have no such index; one of a partitioned table counts
+        for all of its partitions."""
+        if self.kind == "p":
+            return [] if self._leads(columns) else [leaf for leaf in self.leaves if not leaf._leads(columns)]
+        return [each for each in (self, *self.leaves) if not each._leads(columns)]
+
+    def _leads(self, columns: Sequence[str]) -> bool:
         wanted = set(columns)
         for index in self.indexes:
-            if index.columns is not None and not index.partial and set(index.columns[: len(wanted)]) == wanted:
-                return index.method == "btree" or (index.method == "hash" and len(wanted) == 1)
+            usable = index.method == "btree" or (index.method == "hash" and len(wanted) == 1)
+            if usable and index.columns is not None and not index.partial:
+                if set(index.columns[: len(wanted)]) == wanted:
+                    return True
         return False
 
 

@@ -194,7 +194,7 @@ class PostgresDocuments(Documents):
             for plan in plans:
                 try:
                     bound = bind(plan, catalog)
-                    statements = _try(connection, bound)
+                    statements = try_index(connection, bound)
                 except UNFIT as error:
                     self._unreadable[plan.name] = error
                     continue
@@ -258,7 +258,7 @@ class PostgresDocuments(Documents):
             try:
                 bound = bind(plan, catalog)
                 if refused or known is None:
-                    _try(connection, bound)
+                    try_index(connection, bound)
             except UNFIT as error:
                 if known is not None:
                     reasons[plan.name] = error.message
@@ -877,7 +877,7 @@ def _is_still(bound: BoundIndex, former: str) -> bool:
     return former == _digest(bound, int(newest) if newest.isdigit() else None)
 
 
-def _try(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> IndexStatements:
+def try_index(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> IndexStatements:
     """Compile the statements of ``bound`` and have Postgres judge them; raises ``ConfigError`` or ``SourceRefused``."""
     _check_rights(connection, bound)
     statements = compile_statements(bound)
@@ -902,6 +902,7 @@ def _check_rights(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> N
         raise SourceRefused(
             f"index {bound.plan.name}: role {role} may not read {', '.join(map(str, tables_denied))}",
             hint=f"Run: GRANT USAGE ON SCHEMA {schemas} TO {role}; GRANT SELECT ON {names} TO {role}",
+            code="FL030",
         )
 
 

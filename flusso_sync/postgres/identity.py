@@ -54,6 +54,14 @@ def undo(table: Table, former: str) -> str:
     return f"ALTER TABLE {table_name(table)} REPLICA IDENTITY {former}"
 
 
+def untold_sentence(found: Identity) -> str:
+    """Why old parents stay unknown although the identity suffices."""
+    return (
+        f"old parents of {found.table} cannot be traced: {', '.join(found.untold)} is generated from more than"
+        " the columns of its row, or in another way in a partition"
+    )
+
+
 def refused_kinds(server_version: int, publishes_generated: bool) -> str:
     """The kinds of generated column (pg_attribute.attgenerated) that no published identity may hold.
 

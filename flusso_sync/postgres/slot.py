@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, Callable, NamedTuple, Optional
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import psycopg
 
@@ -84,19 +84,27 @@ def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[Slot
         raise SourceRefused(
             f"replication slot {slot} is a {kind} slot with plugin {plugin or 'none'}; pgoutput is needed",
             hint="Drop it, or name another slot in source.slot",
+            code="FL019",
         )
     if database != here:
         raise SourceRefused(
             f"replication slot {slot} belongs to database {database}, not to {here}",
             hint="Name another slot in source.slot",
+            code="FL019",
         )
     return SlotState(parse_lsn(confirmed) if confirmed else 0, pid, wal_status or "", safe, retained)
 
 
+def open_writers(connection: "psycopg.Connection[Any]") -> List[Tuple[str, Optional[int], str]]:
+    """The transactions that a new slot has to wait for, oldest first: who, since how many seconds (None when that is
+    hidden from us, without pg_read_all_stats), and under which name.  Whoever writes in another database of the server
+    is among them."""
+    return [(who, age, name) for who, age, name in rows(connection, _WRITERS)]
+
+
 def _writers(connection: "psycopg.Connection[Any]") -> str:
-    """Who holds us up.  Whoever writes in another database of the server does too."""
-    found = rows(connection, _WRITERS)
-    # When a transaction of another role began is hidden without the right to read it (pg_read_all_stats).
+    """Who holds us up."""
+    found = open_writers(connection)
     told = [(who, "open" if age is None else f"open for {age} s", name) for who, age, name in found]
     return "; ".join(", ".join(each) for each in told) or "just ended"
 
@@ -180,13 +188,20 @@ def wait_for_older(
 
 def check_server(connection: "psycopg.Connection[Any]", *, failover: bool = False) -> None:
     """Raise ``SourceRefused`` unless this server can stream logical changes to this role, and has what is asked for."""
+    for refusal in server_refusals(connection, failover=failover):
+        raise refusal
+
+
+def server_refusals(connection: "psycopg.Connection[Any]", *, failover: bool = False) -> Iterator[SourceRefused]:
+    """Everything about server and role that a run would be refused for."""
     version = connection.info.server_version
     if version < 140000:
-        raise SourceRefused(f"Postgres {version // 10000} is too old; 14 or newer is needed")
+        yield SourceRefused(f"Postgres {version // 10000} is too old; 14 or newer is needed", code="FL012")
     if failover and version < 170000:
-        raise SourceRefused(
+        yield SourceRefused(
             f"Postgres {version // 10000} has no failover slots; 17 or newer is needed",
             hint="Remove source.failover_slot",
+            code="FL018",
         )
     level, replicates, role = rows(
         connection,
@@ -194,12 +209,16 @@ def check_server(connection: "psycopg.Connection[Any]", *, failover: bool = Fals
         " (select rolreplication or rolsuper from pg_roles where rolname = current_user), quote_ident(current_user)",
     )[0]
     if level != "logical":
-        raise SourceRefused(
-            f"wal_level is {level}; logical is needed", hint="Set wal_level = logical and restart Postgres"
+        yield SourceRefused(
+            f"wal_level is {level}; logical is needed",
+            hint="Set wal_level = logical and restart Postgres",
+            code="FL014",
         )
     if not replicates:
-        raise SourceRefused(
-            f"role {role} may not replicate", hint=f"Let a superuser run: ALTER ROLE {role} REPLICATION"
+        yield SourceRefused(
+            f"role {role} may not replicate",
+            hint=f"Let a superuser run: ALTER ROLE {role} REPLICATION",
+            code="FL015",
         )
 
 

@@ -17,6 +17,7 @@ from flusso_sync.postgres.quoting import identifier
 from flusso_sync.postgres.render import typed
 from flusso_sync.postgres.statements import IndexStatements
 from flusso_sync.schema.paths import relation_paths
+from flusso_sync.schema.places import problem
 from flusso_sync.schema.plan import (
     AggregateField,
     AnyField,
@@ -51,7 +52,8 @@ def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: 
                 cursor.execute(f"SELECT {typed(text, column.type)}")
             except psycopg.DataError as error:
                 said = error.diag.message_primary
-                problems.append(Problem(f"index {index}: {path}: {text!r} is no {column.type_name}: {said}", path=path))
+                what = f"index {index}: {path}: {text!r} is no {column.type_name}: {said}"
+                problems.append(problem(bound.plan, path, what, "FL047"))
         problems += _volatile(cursor, bound.plan)
         if problems:
             raise ConfigError(problems)
@@ -65,18 +67,29 @@ def try_out(connection: psycopg.Connection[Any], bound: BoundIndex, statements: 
                     f"index {index}: {error.diag.message_primary}",
                     hint="A hidden row would be taken for deleted: grant the role of the connection URL what is "
                     "missing, for policies with ALTER ROLE … BYPASSRLS",
+                    code="FL030",
                 ) from None
             except psycopg.ProgrammingError as error:
                 pairs = incomparable(cursor, bound)
                 if pairs:
                     raise ConfigError(
-                        [Problem(f"index {index}: {pair} cannot be compared") for pair in pairs]
+                        [
+                            problem(bound.plan, "", f"index {index}: {pair} cannot be compared", "FL053", at="fields")
+                            for pair in pairs
+                        ]
                     ) from None
                 place = int(error.diag.statement_position or 1) - 1
                 shown = (prefix + statement)[max(len(prefix), place - SHOWN_CHARACTERS) : place + SHOWN_CHARACTERS]
                 near = " ".join(shown.split())
                 raise ConfigError(
-                    [Problem(f"index {index}: Postgres refuses its filters or links: {error.diag.message_primary}")],
+                    [
+                        problem(
+                            bound.plan,
+                            "",
+                            f"index {index}: Postgres refuses its filters or links: {error.diag.message_primary}",
+                            "FL056",
+                        )
+                    ],
                     hint=f"Near: {near}",
                 ) from None
             cursor.execute("DEALLOCATE flusso_trial")
@@ -97,11 +110,13 @@ def _volatile(cursor: psycopg.RawCursor[Any], plan: IndexPlan) -> List[Problem]:
         )
         found = {name for (name,) in cursor.fetchall()}
         problems += [
-            Problem(
+            problem(
+                plan,
+                path,
                 f"index {plan.name}: {path}: {name}() is VOLATILE: it may change without any row changing, so "
                 "documents would go stale unnoticed; write the condition over columns, or set `volatile: true` to "
                 "accept that",
-                path=path,
+                "FL055",
             )
             for name in called
             if name in found

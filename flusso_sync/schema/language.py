@@ -26,6 +26,7 @@ from flusso_sync.config.sentences import (
 from flusso_sync.errors import ConfigError, Problem
 from flusso_sync.schema import names, raw
 from flusso_sync.schema.canonical import canonical
+from flusso_sync.schema.places import places_of
 from flusso_sync.schema.plan import (
     PRIMARY_KEY,
     AggregateField,
@@ -178,7 +179,7 @@ class _Parser:
         self.warnings: List[str] = []
 
     def refuse(self, path: KeyPath, message: str, *, key: bool = False) -> None:
-        self.problems.append(self.document.problem(path, message, key=key))
+        self.problems.append(self.document.problem(path, message, key=key, code="FL004"))
         if len(self.problems) >= MAX_PROBLEMS:
             raise _Enough
 
@@ -211,7 +212,9 @@ class _Parser:
             filters=self._filters(top, (), "filters"),
             soft_delete=self._soft_delete(top, fields),
         )
-        return plan if self.problems else replace(plan, canonical=canonical(plan))
+        if self.problems:
+            return plan
+        return replace(plan, canonical=canonical(plan), places=places_of(self.document, FIELD_KEYS))
 
     def _soft_delete(self, top: Dict[str, Any], fields: Sequence[AnyField]) -> Optional[SoftDelete]:
         value = top.get("soft_delete")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 from flusso_sync.errors import ConfigError, Problem
+from flusso_sync.schema.places import problem
 from flusso_sync.schema.plan import (
     AggregateField,
     AnyField,
@@ -59,7 +60,7 @@ def with_keys(plan: IndexPlan, keys: Mapping[Table, Columns]) -> IndexPlan:
     the file must then say the columns itself, and each pair of link columns of different length.  ``ids`` over
     a foreign key reads the related table's key, so that becomes its ``column``.
     """
-    key = _Keys(plan.name, keys)
+    key = _Keys(plan, keys)
     root_key = plan.primary_key or key(plan.root, "primary_key", "name a unique constraint over NOT NULL columns")
     fields = _fill(plan.root, plan.fields, key, "")
     if key.problems:
@@ -70,13 +71,13 @@ def with_keys(plan: IndexPlan, keys: Mapping[Table, Columns]) -> IndexPlan:
 class _Keys:
     """The catalog's primary keys, asked for by place; what cannot be answered becomes a problem."""
 
-    def __init__(self, index: str, keys: Mapping[Table, Columns]) -> None:
-        self._index = index
+    def __init__(self, plan: IndexPlan, keys: Mapping[Table, Columns]) -> None:
+        self._plan = plan
         self._keys = keys
         self.problems: List[Problem] = []
 
-    def refuse(self, where: str, message: str) -> None:
-        self.problems.append(Problem(f"index {self._index}: {message}", path=where))
+    def refuse(self, where: str, message: str, code: str = "FL044") -> None:
+        self.problems.append(problem(self._plan, where, f"index {self._plan.name}: {message}", code))
 
     def __call__(self, table: Table, where: str, remedy: str) -> Columns:
         found = tuple(self._keys.get(table, ()))
@@ -87,7 +88,9 @@ class _Keys:
     def single(self, table: Table, where: str) -> Optional[str]:
         found = tuple(self._keys.get(table, ()))
         if len(found) != 1:
-            self.refuse(where, f"ids needs a primary key of one column, and table {table} has {len(found) or 'none'}")
+            self.refuse(
+                where, f"ids needs a primary key of one column, and table {table} has {len(found) or 'none'}", "FL051"
+            )
             return None
         return found[0]
 

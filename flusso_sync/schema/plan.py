@@ -9,7 +9,7 @@ fills it in.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, Mapping, NamedTuple, Optional, Tuple, Union
 
 Columns = Tuple[str, ...]
 
@@ -26,6 +26,14 @@ class Table:
 
     def __str__(self) -> str:
         return f"{self.schema}.{self.name}"
+
+
+class Place(NamedTuple):
+    """Where in a schema file something stands; line and column from 1."""
+
+    file: str
+    line: int
+    column: int
 
 
 # -- filters --------------------------------------------------------------------------------------
@@ -210,7 +218,7 @@ class IndexPlan:
     """One index: its root table, what makes a document, and which rows are documents.
 
     ``canonical`` is the canonical JSON text of the parsed schema: the part of the index hash that does
-    not depend on a sink (settled.md section 5).
+    not depend on a sink (settled.md section 5).  ``places`` says where in its file each part was written.
     """
 
     name: str
@@ -221,6 +229,15 @@ class IndexPlan:
     filters: Tuple[AnyFilter, ...] = ()
     soft_delete: Optional[SoftDelete] = None
     canonical: str = ""
+    places: Mapping[str, Place] = field(default_factory=_options, compare=False, repr=False)
+
+    def place(self, path: str) -> Optional[Place]:
+        """Where the part called ``path`` stands, else the part around it, else the table."""
+        while path:
+            if path in self.places:
+                return self.places[path]
+            path = path.rpartition(".")[0]
+        return self.places.get("table")
 
 
 # -- relation paths ---------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Pro
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import DocumentRejected, SinkRefused
+from flusso_sync.findings import Finding
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.status import format_lsn
 
@@ -396,6 +397,13 @@ class Sink(Protocol):
         return {}
 
     # What follows reads documents, for people, tests and the verifier; it needs neither ``open`` nor a lease.
+
+    def inspect(self, plans: Sequence[IndexPlan], identity: Optional[SourceIdentity]) -> List[Finding]:
+        """What a run for ``plans`` would be refused for or wait for here, without changing anything.
+
+        ``identity``: the source the run would have, where it is known.  Needs neither ``open`` nor a lease.
+        """
+        return []
 
     def get(self, index: str, id: str) -> Optional[bytes]:
         """The document that readers find under ``id``."""

@@ -114,8 +114,9 @@ class Lease:
         self._identity = identity
         before = self._meta.read(OWNER)
         if before is not None:
-            if not adopt:
-                self._check_owner(before.source)
+            conflict = None if adopt else self._foreign(before.source, identity)
+            if conflict is not None:
+                raise conflict
             self._check_lease(before)
             # Kept in the document until it is done, so that a crash in between does not forget it.
             self.starts_over = bool(before.source.get("starts_over")) or not same_history(before.source, identity)
@@ -212,11 +213,16 @@ class Lease:
         if self._lost is not None:
             raise OwnerConflict(self._lost, hint="Run one daemon per slot and sink")
 
-    def _check_owner(self, source: Mapping[str, Any]) -> None:
-        if same_owner(source, self.identity):
-            return
-        raise OwnerConflict(
-            f"the sink belongs to {_owner(source)}, and this is {_owner(vars(self.identity))}",
+    def conflict(self, identity: SourceIdentity) -> Optional[OwnerConflict]:
+        """What ``take`` would refuse ``identity`` for, without ``adopt``; needs no lease."""
+        stored = self._meta.read(OWNER)
+        return None if stored is None else self._foreign(stored.source, identity)
+
+    def _foreign(self, source: Mapping[str, Any], identity: SourceIdentity) -> Optional[OwnerConflict]:
+        if same_owner(source, identity):
+            return None
+        return OwnerConflict(
+            f"the sink belongs to {_owner(source)}, and this is {_owner(vars(identity))}",
             hint=f"Give this deployment {self._elsewhere}, or run once with --adopt to take it over",
         )
 

@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Protocol, Seque
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import FlussoError
+from flusso_sync.findings import INFO, Finding, of_error
 from flusso_sync.sinks.base import Answer, Parked, Rejected, Request, Sink
 from flusso_sync.sinks.lease import Lease, same_owner
 from flusso_sync.sinks.mailbox import Mailbox
@@ -97,6 +98,16 @@ class StatefulSink(Sink):
 
     def holder(self) -> Optional[str]:
         return self._lease.holder()
+
+    def _inspect_owner(self, identity: Optional[SourceIdentity]) -> List[Finding]:
+        """Whether another source owns the sink, or another process holds it now."""
+        conflict = self._lease.conflict(identity) if identity is not None else None
+        if conflict is not None:
+            return of_error(conflict)
+        holder = self.holder()
+        if holder is None:
+            return []
+        return [Finding("FL078", INFO, f"sink {self.name} is held by {holder}: a second daemon would wait")]
 
     def _give_back(self) -> None:
         """Let the next one in at once, if the sink can still be told."""

@@ -51,6 +51,7 @@ class Names:
                 f"index {generation.index}: the name {name} is longer than OpenSearch's {MAX_NAME_BYTES} bytes",
                 hint="Shorten the prefix or the name of the index",
                 index=generation.index,
+                code="FL076",
             )
         return name
 

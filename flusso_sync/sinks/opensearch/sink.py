@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from flusso_sync.engine.source import SourceIdentity
 from flusso_sync.errors import FlussoError, IndexMissing, SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.findings import Finding
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import (
     Failure,
@@ -27,6 +28,7 @@ from flusso_sync.sinks.meta import MetaMissing
 from flusso_sync.sinks.opensearch import bulk
 from flusso_sync.sinks.opensearch.client import Client, Unreadable, segment
 from flusso_sync.sinks.opensearch.generations import Generations
+from flusso_sync.sinks.opensearch.inspect import Inspection, untested_version
 from flusso_sync.sinks.opensearch.meta import Meta, Quarantine
 from flusso_sync.sinks.opensearch.names import Names
 from flusso_sync.sinks.opensearch.reader import Reader
@@ -34,9 +36,6 @@ from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.stateful import StatefulSink
 
 log = logging.getLogger(__name__)
-
-#: Major versions that are tested; anything else warns.
-SUPPORTED = (2, 3)
 
 
 class OpenSearchSink(StatefulSink):
@@ -81,23 +80,19 @@ class OpenSearchSink(StatefulSink):
         about = self._client.get("/").json()
         version = about.get("version", {}) if isinstance(about, dict) else {}
         self._version = str(version.get("number", ""))
-        self._warn_of_version(str(version.get("distribution", "")))
+        untested = untested_version(self.name, version)
+        if untested is not None:
+            log.warning("%s", untested)
         self._check_pipeline()
         self._meta.prepare()
         self._generations.first_owner = self._take_over(identity, adopt=adopt)
         self._generations.adopted = adopt
         self._quarantine.load()
 
-    def _warn_of_version(self, distribution: str) -> None:
-        major = self._version.partition(".")[0]
-        if distribution != "opensearch" or major not in {str(number) for number in SUPPORTED}:
-            log.warning(
-                "sink %s: %s %s is not tested; OpenSearch %s is",
-                self.name,
-                distribution or "a server other than OpenSearch",
-                self._version,
-                " and ".join(map(str, SUPPORTED)),
-            )
+    def inspect(self, plans: Sequence[IndexPlan], identity: Optional[SourceIdentity]) -> List[Finding]:
+        return Inspection(self._client, self._names, self._settings, self.name).findings(
+            plans, lambda: self._inspect_owner(identity), self._check_pipeline
+        )
 
     def _check_pipeline(self) -> None:
         pipeline = self._settings.pipeline
@@ -105,6 +100,7 @@ class OpenSearchSink(StatefulSink):
             raise SinkRefused(
                 f"sink {self.name}: OpenSearch has no ingest pipeline {pipeline}",
                 hint="Create it, or remove the key pipeline",
+                code="FL074",
             )
 
     def _meta_missing(self, error: MetaMissing) -> None:

@@ -64,11 +64,7 @@ class File:
         Raises ``SinkRefused`` for a file that is not ours or cannot be written, ``SinkUnavailable`` for one that is
         in use or for which there is no room.
         """
-        folder = os.path.dirname(os.path.abspath(self.path))
-        if os.path.isdir(self.path):
-            raise self._refused("is a folder, and should be a file")
-        if not os.path.isdir(folder):
-            raise self._refused("cannot be made: its folder does not exist", f"Create {folder}")
+        self._check_place()
         with self.lock:
             self._drop_connection()
             try:
@@ -80,6 +76,24 @@ class File:
                 raise self._refused(
                     f"cannot be used: {error}", "See whether it is a SQLite database, and whether we may write there"
                 ) from error
+
+    def check(self) -> None:
+        """What ``open`` would refuse, as far as it can be told without making or changing anything."""
+        folder = self._check_place()
+        for path in (folder, self.path):
+            if os.path.exists(path) and not os.access(path, os.W_OK):
+                raise self._refused("cannot be used: unable to write", f"Give this user the right to write to {path}")
+        with self.reading():
+            pass
+
+    def _check_place(self) -> str:
+        """Returns the folder of the file."""
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if os.path.isdir(self.path):
+            raise self._refused("is a folder, and should be a file")
+        if not os.path.isdir(folder):
+            raise self._refused("cannot be made: its folder does not exist", f"Create {folder}")
+        return folder
 
     def _prepare(self, tables: Sequence[str]) -> sqlite3.Connection:
         connection = self._connect("rwc")

@@ -28,6 +28,7 @@ class Names:
                 f"index {index}: SQLite lets nobody have a name that begins with sqlite_",
                 hint="Set a prefix, or rename the index",
                 index=index,
+                code="FL076",
             )
         return name
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from flusso_sync.engine.source import SourceIdentity
-from flusso_sync.errors import IndexMissing, SinkError, SinkRefused
+from flusso_sync.errors import FlussoError, IndexMissing, SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.findings import Finding, of_error
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import (
     Failure,
@@ -103,6 +104,27 @@ class SqliteSink(StatefulSink):
         self._check_library()
         self._file.open([*self._meta.tables, *self._quarantine.tables])
         self._take_over(identity, adopt=adopt)
+
+    def inspect(self, plans: Sequence[IndexPlan], identity: Optional[SourceIdentity]) -> List[Finding]:
+        try:
+            self._check_library()
+            self._file.check()
+            with self._file.reading() as connection:
+                tables = {} if connection is None else tables_of(connection)
+        except SinkUnavailable as error:
+            return of_error(error)
+        except FlussoError as error:
+            return of_error(error, default="FL079")
+        found: List[Finding] = []
+        for plan in plans:
+            try:
+                self._refuse_taken_name(plan.name, tables)
+            except SinkRefused as error:
+                found += of_error(error, default="FL076")
+        try:
+            return found + self._inspect_owner(identity)
+        except FlussoError as error:
+            return found + of_error(error)
 
     def _check_library(self) -> None:
         if not self._settings.search:
