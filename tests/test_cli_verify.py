@@ -254,6 +254,28 @@ def test_while_writers_run_at_full_speed_nothing_is_reported(deploy: MakeDeploym
     assert_right(verify(deployment))
 
 
+def test_what_an_identity_that_is_not_ours_to_change_did_not_tell_is_counted_found_and_repaired(
+    deploy: MakeDeployment,
+) -> None:
+    deployment = deploy(SHOP)
+    deployment.config["source"]["manage_replica_identity"] = False
+    daemon = deployment.start()
+    deployment.settle()
+    assert any(
+        trouble["what"].startswith("old parents of public.items cannot be traced")
+        and "REPLICA IDENTITY" in trouble["todo"]
+        for trouble in daemon.status()["trouble"]
+    )
+    deployment.database.execute("DELETE FROM items WHERE id % 10 = 0")
+    deployment.settle()
+    assert daemon.status()["facts"]["untraceable_changes"]["public.items"] > 0
+    stale = {difference.id for difference in deployment.differences("orders")["orders"]}
+    found = verify(deployment, "orders")
+    assert (found.code, found.differences("orders", "different")) == (9, stale)
+    assert verify(deployment, "--repair").code == 0
+    deployment.assert_right()
+
+
 def test_without_a_daemon_it_compares_and_says_what_it_cannot_know(deploy: MakeDeployment) -> None:
     deployment = deploy(SHOP)
     daemon = deployment.start()

@@ -154,6 +154,25 @@ def test_types_whose_values_are_written_otherwise_now_are_noticed_and_new_labels
         assert documents.is_still("people", again)
 
 
+def test_a_function_of_a_raw_filter_is_named_and_noticed_when_it_is_replaced(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    documents = make()
+    shape = documents.shape("things")
+    database.execute("CREATE FUNCTION another() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    documents.watch()
+    database.execute(
+        "CREATE OR REPLACE FUNCTION slow(id int) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT id % 2 = 0'"
+    )
+    with pytest.raises(SchemaDrift, match="things"):
+        documents.watch()
+    status = Status()
+    documents.report_to(status)
+    documents.open(documents._plans, threading.Event())
+    assert status.snapshot().to_json()["facts"]["filter_functions"] == {"things": ["slow"]}
+    assert not documents.is_still("things", shape)
+
+
 def test_connections_of_threads_that_ended_are_closed(
     make: Callable[..., PostgresDocuments], database: Database
 ) -> None:

@@ -7,7 +7,7 @@ judges: a missing table is listed, a view is described, and ``bind`` says what o
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import psycopg
@@ -219,10 +219,14 @@ class Relation:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The tables that were asked for; ``missing`` are those that do not exist."""
+    """The tables that were asked for; ``missing`` are those that do not exist.
+
+    ``functions``: of the names that were asked for, those of users' functions, with a digest of their definitions.
+    """
 
     tables: Mapping[Table, Relation]
     missing: Tuple[Table, ...] = ()
+    functions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def primary_keys(self) -> Mapping[Table, Columns]:
@@ -339,10 +343,20 @@ SELECT
 """
 
 
-def read_catalog(connection: psycopg.Connection[Any], tables: Iterable[Table]) -> Catalog:
-    """What the catalog says about ``tables`` and their partitions, all of one moment.
+_FUNCTIONS = """
+SELECT p.proname::text, pg_catalog.md5(pg_catalog.string_agg(pg_catalog.pg_get_functiondef(p.oid), '' ORDER BY p.oid))
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace AND n.nspname <> 'pg_catalog'
+WHERE p.proname = ANY ($1::text[]) AND p.prokind IN ('f', 'w')
+GROUP BY p.proname
+"""
 
-    Runs one statement on ``connection`` (in its transaction, when it is in one) and leaves its row and cursor
+
+def read_catalog(
+    connection: psycopg.Connection[Any], tables: Iterable[Table], functions: Iterable[str] = ()
+) -> Catalog:
+    """What the catalog says about ``tables`` and their partitions, all of one moment, and about ``functions``.
+
+    Runs one statement, or two, on ``connection`` (in its transaction, when it is in one) and leaves its row and cursor
     factories alone.  psycopg's errors pass through.
     """
     wanted = sorted(set(tables))
@@ -350,8 +364,12 @@ def read_catalog(connection: psycopg.Connection[Any], tables: Iterable[Table]) -
         names = ([t.schema for t in wanted], [t.name for t in wanted])
         cursor.execute(_READ, [array_literal(part) for part in names])
         row = cursor.fetchone()
-    assert row is not None
-    return _assemble(*(json.loads(part) if part is not None else [] for part in row))
+        assert row is not None
+        catalog = _assemble(*(json.loads(part) if part is not None else [] for part in row))
+        called = sorted(set(functions))
+        if not called:
+            return catalog
+        return replace(catalog, functions=dict(cursor.execute(_FUNCTIONS, [called]).fetchall()))
 
 
 Rows = List[Dict[str, Any]]

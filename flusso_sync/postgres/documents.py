@@ -44,6 +44,7 @@ from flusso_sync.postgres.statements import IndexStatements, compile_statements
 from flusso_sync.postgres.trial import raw_filters, try_out
 from flusso_sync.schema.paths import relation_paths, table_uses, tables
 from flusso_sync.schema.plan import IndexPlan, Table, TableUse
+from flusso_sync.schema.raw import called_names
 from flusso_sync.status import Status
 
 log = logging.getLogger(__name__)
@@ -216,6 +217,9 @@ class PostgresDocuments(Documents):
             plan.name: [f"{path}: {item.sql}" for path, item in raw_filters(plan) if item.volatile] for plan in plans
         }
         self._status.set_fact("volatile_filters", {index: named for index, named in outside.items() if named} or None)
+        # What they read nobody tells us; that they are altered, the watch sees.
+        functions = {plan.name: sorted(_called(plan).intersection(catalog.functions)) for plan in plans}
+        self._status.set_fact("filter_functions", {index: named for index, named in functions.items() if named} or None)
         self._traces = by_table(traces)
         # The tables of an index that drifted are none of our locks: they may not even exist.
         self._lock_statement = lock_statement(self._uses) + " NOWAIT" if self._uses else "SELECT"
@@ -244,7 +248,11 @@ class PostgresDocuments(Documents):
             raise drift
 
     def _catalog(self, connection: "psycopg.Connection[Any]") -> Catalog:
-        return read_catalog(connection, {table for plan in self._plans for table in tables(plan)})
+        return read_catalog(
+            connection,
+            {table for plan in self._plans for table in tables(plan)},
+            {name for plan in self._plans for name in _called(plan)},
+        )
 
     def _drift(self, connection: "psycopg.Connection[Any]", *, refused: bool = False) -> Optional[SchemaDrift]:
         """What became of the plans: those that do not fit any more, are made of something else, or fit again.
@@ -840,6 +848,11 @@ def _as_input(text: str, type_: Type) -> str:
     return f"{year.group(2)}{rest}" if year.group(1) == "+" else f"{int(year.group(2)) + 1:04}{rest} BC"
 
 
+def _called(plan: IndexPlan) -> Set[str]:
+    """What its raw filters call by name."""
+    return {name for _, item in raw_filters(plan) for name in called_names(item.sql)}
+
+
 def _uses(bound: BoundIndex) -> Iterable[TableUse]:
     """The tables and columns that documents of the index are made of."""
     return table_uses([bound.plan], bound.catalog.primary_keys, bound.catalog.sources).values()
@@ -865,6 +878,8 @@ def _digest(bound: BoundIndex, newest_label: Optional[int] = None) -> str:
             parts.extend(column.type.made_of)
             labels.update(column.type.labels)
     parts.append(f"{bound.lookup}")
+    functions = bound.catalog.functions
+    parts.extend(f"{name}() {functions[name]}" for name in sorted(_called(bound.plan).intersection(functions)))
     newest = max(labels, default=0) if newest_label is None else newest_label
     parts.extend(f"{number} {label}" for number, label in sorted(labels.items()) if number <= newest)
     digest = sha256("\0".join(parts).encode()).hexdigest()[:16]
