@@ -68,6 +68,10 @@ class FakeWriter:
     def __init__(self, sink: MemorySink) -> None:
         self.sink = sink
         self.touched: List[str] = []
+        self.live = False
+
+    def serves_live(self) -> bool:
+        return self.live
 
     def touch(self, index: str) -> None:
         self.touched.append(index)
@@ -163,7 +167,7 @@ def test_a_job_is_stored_before_its_change_counts_as_durable_and_gone_when_it_is
     wait_for(lambda: token.held == 0)
     assert [job["values"] for job in rig.sink.jobs().values()] == [[["3"]]]
     shown = rig.status.snapshot().to_json()["facts"]["fan_out"]
-    assert shown["waiting"] == 1 and shown["jobs"][0]["total"] is None or shown["jobs"][0]["total"] == 20
+    assert shown["waiting"] == 1 and shown["jobs"][0]["total"] in (None, 20)
     rig.open()
     wait_for(lambda: not rig.spreader.open_up_to(77))
     assert rig.submitted == ids(3) and rig.sink.jobs() == {} and rig.writer.touched == ["i"]
@@ -277,6 +281,47 @@ def test_of_two_sinks_the_one_that_is_behind_decides_where_a_job_goes_on(rigs: A
     rig.thread.start()
     wait_for(lambda: not rig.spreader.open_up_to(5))
     assert rig.submitted == ids(3)[3:]
+
+
+def test_a_job_is_shown_with_its_path_how_far_it_is_and_how_long_it_will_take() -> None:
+    job = Job("i", "p", "a change of category", [("secret",)], 1)
+    job.total, job.done, job.started = 2000, 500, job.started - 10
+    shown = job.shown()
+    assert (shown["index"], shown["path"], shown["values"]) == ("i", "a change of category", 1)
+    assert (shown["done"], shown["total"]) == (500, 2000)
+    assert shown["rate"] == pytest.approx(50, rel=0.2) and shown["eta_seconds"] == pytest.approx(30, rel=0.2)
+    assert "secret" not in str(shown)
+
+
+def test_beside_live_changes_steps_are_as_large_as_they_may_last_and_pauses_follow(
+    rigs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted by the sizes of the steps: large alone, small beside live changes that would suffer from large ones."""
+    monkeypatch.setattr(module, "STEP_DOCUMENTS", 100)
+    monkeypatch.setattr(module, "PAGE_KEYS", 1000)
+    rig = rigs(rows=20_000)
+    sizes: List[int] = []
+    submit = rig.submit
+
+    def timed(finished: Any) -> None:
+        sizes.append(len(finished.documents))
+        # A document takes a millisecond.
+        rig.stop.wait(len(finished.documents) / 1000)
+        submit(finished)
+
+    monkeypatch.setattr(rig.spreader, "_submit", timed)
+    rig.add(3)
+    rig.thread.start()
+    wait_for(lambda: len(sizes) > 4)
+    assert sizes[-1] == 100
+    rig.writer.live = True
+    seen = len(sizes)
+    wait_for(lambda: len(sizes) > seen + 6)
+    assert max(sizes[-2:]) <= 40, sizes
+    rig.writer.live = False
+    seen = len(sizes)
+    wait_for(lambda: len(sizes) > seen + 2)
+    assert sizes[-1] == 100
 
 
 def test_values_with_nulls_have_one_order_and_survive_being_stored() -> None:

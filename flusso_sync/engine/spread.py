@@ -30,8 +30,16 @@ log = logging.getLogger(__name__)
 #: Keys read at once of the documents that a job touches; what a job holds in memory.
 PAGE_KEYS = 20_000
 
-#: Documents of one step at most; small, because live changes wait for the step that is under way.
+#: Documents of one step at most; and after so many, how far a job came is noted in the meta stores.
 STEP_DOCUMENTS = 1_000
+
+#: While there are live changes, too, they share the machine with the step that is under way.  So it takes about so long
+#: then, from its first read until it is durable, but so many documents in any case; and the pause after it is so many
+#: times as long, though a step that waited for a sink makes no long one.
+BESIDE_LIVE_SECONDS = 0.03
+FEWEST_DOCUMENTS = 20
+PAUSE_SHARE = 0.5
+LONGEST_PAUSE_SECONDS = 0.1
 
 #: Jobs that wait to be stored, at most; the engine takes nothing more until there is room.
 MOST_NEW = 64
@@ -60,6 +68,8 @@ class Job:
         #: For the rate: since when this process works at it, and what was done before.
         self.started = time.monotonic()
         self.before = 0
+        #: How many were done when that was last noted in the meta stores.
+        self.noted = 0
 
     @property
     def id(self) -> str:
@@ -83,7 +93,7 @@ class Job:
     def from_json(cls, stored: Mapping[str, Any]) -> "Job":
         job = cls(stored["index"], stored["path"], stored["label"], stored["values"], int(stored["position"]))
         job.cursor, job.done, job.total = stored["cursor"], stored["done"], stored["total"]
-        job.before = job.done
+        job.before = job.noted = job.done
         return job
 
     def shown(self) -> Dict[str, Any]:
@@ -149,7 +159,9 @@ class Spreader:
         #: Not yet in the meta stores, with who waits for that.
         self._new: List[Tuple[Job, Token]] = []
         self._jobs: Dict[str, Job] = {}
+        #: By index: how many documents one read takes, and one step beside live changes.
         self._strides: Dict[str, Stride] = {}
+        self._beside: Dict[str, Stride] = {}
 
     # -- the engine's side ----------------------------------------------------------------------------------
 
@@ -210,9 +222,20 @@ class Spreader:
                 if not page:
                     self._finish(job)
                     continue
-            stride = self._strides.setdefault(job.index, Stride(STEP_DOCUMENTS))
-            step, page = page[: stride.rows], page[stride.rows :]
-            self._step(job, step, stride)
+            most = self._strides.setdefault(job.index, Stride(STEP_DOCUMENTS)).rows
+            beside = None
+            if any(writer.serves_live() for writer in self._writers):
+                beside = self._beside.setdefault(
+                    job.index, Stride(STEP_DOCUMENTS, BESIDE_LIVE_SECONDS, FEWEST_DOCUMENTS)
+                )
+                most = min(most, beside.rows)
+            step, page = page[:most], page[most:]
+            started = time.monotonic()
+            self._step(job, step)
+            if beside is not None:
+                took = time.monotonic() - started
+                beside.took(len(step), took)
+                self._stop.wait(min(took * PAUSE_SHARE, LONGEST_PAUSE_SECONDS))
 
     def _take_new(self) -> None:
         with self._changed:
@@ -289,7 +312,8 @@ class Spreader:
     def _wait(self, action: Callable[[], Any]) -> Any:
         return wait_out(action, self._stop, self._status, "source documents")
 
-    def _step(self, job: Job, step: Sequence[Spreading], stride: Stride) -> None:
+    def _step(self, job: Job, step: Sequence[Spreading]) -> None:
+        stride = self._strides[job.index]
         durable = threading.Event()
         pending = Pending(_Live(job.index, self._writers), [one.id for one in step], durable.set)
         self._register(pending)
@@ -311,8 +335,9 @@ class Spreader:
         job.done += len(step)
         with self._changed:
             known = self._jobs.get(job.id) is job
-        if known:
+        if known and job.done - job.noted >= STEP_DOCUMENTS:
             self._write(job.id, job.to_json())
+            job.noted = job.done
         self._show()
 
     def _read(self, index: str, keys: Sequence[Any]) -> Tuple[List[Document], int, Sequence[Any]]:

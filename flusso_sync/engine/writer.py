@@ -165,6 +165,11 @@ class SinkWriter:
         with self._changed:
             return (self._patient_bytes if patient else self._live_bytes) < self._room_bytes
 
+    def serves_live(self) -> bool:
+        """Whether live writes wait, or came lately: what is patient should not take all there is."""
+        with self._changed:
+            return bool(self._live) or time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS
+
     def touch(self, index: str) -> None:
         """Patient writes to the readable generation of ``index`` are durable: have them found by search, too."""
         with self._changed:
