@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.bench import burst, capture, idle, latency, memory, share, shop, sustained
+from tests.bench import burst, capture, fanout, idle, latency, memory, share, shop, sustained
 from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
@@ -81,6 +81,13 @@ def test_latencies_beside_a_rebuild_are_judged_by_those_of_the_idle_daemon() -> 
     }
 
 
+def test_latencies_beside_a_job_are_judged_by_those_of_the_idle_daemon() -> None:
+    runs = {"idle": _latency(8.0), "job": _latency(33.0), "guard_off": _latency(33.1)}
+    figures = fanout.judged({"rows": 9, **runs})
+    assert (figures["job"]["within"], figures["guard_off"]["within"]) == (True, False)
+    assert "beside a job is within the bound of 33.0 ms" in fanout.report(figures)
+
+
 def test_the_memory_of_a_large_build_is_compared_with_that_of_a_small_one() -> None:
     assert memory.more(100, 114) == pytest.approx(0.14)
     assert memory.more(100, 90) == pytest.approx(-0.1)
@@ -148,3 +155,19 @@ def test_writers_are_held_to_what_was_carried_when_they_were_too_fast() -> None:
 def test_an_idle_daemon_and_its_start_are_judged_apart() -> None:
     figures = idle.judged({"of_one_core": 0.0051, "start_seconds": 1.5})
     assert (figures["idle_within"], figures["start_within"]) == (False, True)
+
+
+@pytest.mark.pg
+@pytest.mark.opensearch
+@pytest.mark.slow
+def test_a_small_run_of_a_change_of_very_many_documents_gives_every_figure(
+    opensearch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "IDLE_SAMPLES", 5)
+    monkeypatch.setattr(fanout, "WARM_UP_SAMPLES", 2)
+    with rig(opensearch) as servers:
+        found = fanout.measure(servers, 3000, lambda text: None)
+    assert (found["job"]["jobs"], found["guard_off"]["jobs"]) == (1, 0)
+    for run in ("job", "guard_off"):
+        assert found[run]["within"] == (found[run]["readable_p95_ms"] <= found["bound_ms"])
+    assert fanout.report(found)

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 
-from tests.bench import burst, capture, idle, latency, memory, share, shop, sustained
+from tests.bench import burst, capture, fanout, idle, latency, memory, share, shop, sustained
 from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
 from tests.bench.documents import Source, settings
 from tests.bench.rig import Rig, Say, configuration, drop_slot, peak_memory, prefix, rig, seeded
@@ -32,6 +32,7 @@ RUNS = [*shop.INDEXES, "all"]
 OTHERS: Dict[str, Any] = {
     "burst": burst,
     "capture": capture,
+    "fanout": fanout,
     "idle": idle,
     "latency": latency,
     "memory": memory,
