@@ -35,7 +35,7 @@ KNOWN_ROWS = 24
 
 NAMESPACES = _namespaces(0)
 
-#: What is done to the connections through the proxies; in seconds, how long it lasts at the most.
+#: What is done to the connections through the proxies, until the network is mended.
 FAULTS = (
     "stream reset",
     "stream dead",
