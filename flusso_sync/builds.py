@@ -82,9 +82,11 @@ class Builds:
                         f"sink {sink.name}",
                     )
                 if stored is None:
-                    log.info("building index %s: %s", index, reason)
+                    log.info("building index %s: %s", index, reason, extra={"index": index})
                 else:
-                    log.info("building index %s: it goes on after %d rows", index, stored["rows"])
+                    log.info(
+                        "building index %s: it goes on after %d rows", index, stored["rows"], extra={"index": index}
+                    )
                 self._start(index, generations, stored)
         if reasons:
             self._observer.on_backfill_started(list(reasons))

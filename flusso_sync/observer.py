@@ -20,18 +20,46 @@ from flusso_sync.status import IndexState, Phase, Status
 
 logger = logging.getLogger("flusso_sync.observer")
 
+#: Stages remembered of one batch: a huge one is written by thousands of requests.
+STAGES_KEPT = 64
+
 #: Events a slow observer may be behind; what comes on top is dropped and counted.
 QUEUE_CAPACITY = 1024
 
 
+#: Stages of the way of a batch, in this order: waiting for a snapshot that shows it, tracing its changes, building its
+#: documents, and the requests that write them.
+STAGES = ("snapshot", "resolve", "build", "bulk")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage that was gone through.  ``began`` is in seconds of ``time.monotonic``; ``items``: changes, or documents.
+
+    ``bulk`` belongs to a ``sink``; one request may write documents of several batches.
+    """
+
+    name: str
+    began: float
+    seconds: float
+    items: int = 0
+    sink: Optional[str] = None
+
+
 @dataclass(frozen=True)
 class BatchStats:
-    """One durable batch.  ``documents`` counts writes, deletes included; a chunk of a build has no changes."""
+    """One durable batch.  ``documents`` counts writes, deletes included; a chunk of a build has no changes.
+
+    ``position`` is the LSN that it confirms, if it ends with a commit; ``stages`` are those of a live batch, at most
+    ``STAGES_KEPT``.
+    """
 
     changes: int
     documents: int
     documents_by_index: Mapping[str, int] = field(default_factory=dict)
     flush_seconds: float = 0.0
+    position: Optional[int] = None
+    stages: Sequence[Stage] = ()
 
 
 class Observer:
@@ -63,6 +91,9 @@ class Observer:
 
     def on_batch_committed(self, stats: BatchStats) -> None:
         """A batch is durable in every sink."""
+
+    def on_stage(self, stage: Stage) -> None:
+        """Work of one kind was done for a batch, a chunk of a build or a repair."""
 
     def on_slot_lag(self, bytes: int) -> None:
         """The slot's lag was sampled."""
@@ -109,6 +140,9 @@ class StatusObserver(Observer):
 
     def on_batch_committed(self, stats: BatchStats) -> None:
         self._status.committed(stats)
+
+    def on_stage(self, stage: Stage) -> None:
+        self._status.stage(stage.name, stage.seconds)
 
     def on_slot_lag(self, bytes: int) -> None:
         self._status.lag(bytes)
@@ -237,6 +271,9 @@ class Detached(Observer):
     def on_batch_committed(self, stats: BatchStats) -> None:
         self._put("on_batch_committed", stats)
 
+    def on_stage(self, stage: Stage) -> None:
+        self._put("on_stage", stage)
+
     def on_slot_lag(self, bytes: int) -> None:
         self._put("on_slot_lag", bytes)
 
@@ -309,6 +346,9 @@ class FanOut(Observer):
 
     def on_batch_committed(self, stats: BatchStats) -> None:
         self._tell("on_batch_committed", stats)
+
+    def on_stage(self, stage: Stage) -> None:
+        self._tell("on_stage", stage)
 
     def on_slot_lag(self, bytes: int) -> None:
         self._tell("on_slot_lag", bytes)

@@ -29,8 +29,8 @@ from flusso_sync.errors import FlussoError
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.operations import Operations
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Sink
-from flusso_sync.status import IndexState, Status
+from flusso_sync.sinks.base import GenerationReport, Sink
+from flusso_sync.status import IndexState, Status, format_lsn
 from flusso_sync.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,9 @@ WATCH_SECONDS = 5.0
 #: Records of the confirmed position are at least this far apart: with work in between, and when only idle.
 RECORD_SECONDS = 0.25
 IDLE_RECORD_SECONDS = 1.0
+
+#: How often sinks are asked how many documents they hold.
+COUNT_SECONDS = 10.0
 
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
@@ -140,6 +143,8 @@ class Pipeline:
         self._builders: List[Worker] = []
         self._identity: Optional[SourceIdentity] = None
         self._queue = ChangeQueue(options.queue_capacity)
+        #: The run that was counted and has found no space in the queue yet.
+        self._announced: Optional[ChangeRun] = None
         self._ledger = Ledger(on_finished=self._finished)
         self._writers: List[SinkWriter] = []
         self._works: Optional[_Works] = None
@@ -361,6 +366,8 @@ class Pipeline:
             for number in range(writer.sink.concurrency):
                 suffix = f"-{number + 1}" if writer.sink.concurrency > 1 else ""
                 self._spawn(f"flusso-sink-{writer.sink.name}{suffix}", writer.loop)
+        status.set_figures("queue", lambda: {"changes": self._queue.qsize(), "capacity": self._queue.maxsize})
+        status.set_figures("sinks", lambda: {writer.sink.name: writer.figures() for writer in self._writers})
         self._spawn("flusso-engine", works.engine.loop)
         self._spawn("flusso-confirm", self._confirm)
         self._spawn("flusso-progress", works.seeding.keep_progress)
@@ -369,6 +376,7 @@ class Pipeline:
         for sink in self.sinks.values():
             self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]
         self._spawn("flusso-lag", self._lag)
+        self._spawn("flusso-count", self._count)
         self._spawn("flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done)
 
     def _spawn(self, name: str, loop: Callable[[], None], ended: Optional[Callable[[str], None]] = None) -> Worker:
@@ -396,9 +404,13 @@ class Pipeline:
             left = 0.2 if deadline is None else min(0.2, deadline - time.monotonic())
             if left <= 0:
                 return False
+            if run.changes and run is not self._announced:
+                # Before anybody can take it: what is durable was captured before.  One that finds no space is offered
+                # again, and was captured once.
+                self._announced = run
+                self._observer.on_changes_captured(len(run.changes))
             if self._queue.offer(run, left):
-                if run.changes:
-                    self._observer.on_changes_captured(len(run.changes))
+                self._announced = None
                 return True
         return False
 
@@ -538,6 +550,7 @@ class Pipeline:
     def _lag(self) -> None:
         """Sample the lag; its failures are logged and ignored, and it always ends with the pipeline."""
         while True:
+            self._status.heartbeat("flusso-lag")
             try:
                 lag = self._capture.lag()
             except Exception as error:
@@ -550,14 +563,38 @@ class Pipeline:
             if self._halt.wait(self._options.lag_poll_seconds):
                 return
 
+    def _count(self) -> None:
+        """Ask each sink now and then what it holds, for people; failures are logged and ignored."""
+        waited = 0.0
+        while not self._halt.wait(waited):
+            waited = COUNT_SECONDS
+            self._status.heartbeat("flusso-count")
+            for name, sink in self.sinks.items():
+                try:
+                    reports = sink.generations()
+                except Exception as error:
+                    log.debug("sink %s does not tell what it holds: %s", name, error)
+                    continue
+                for index, generations in reports.items():
+                    if self._status.index_state(index) is not None:
+                        self._status.set_index_sinks(index, name, _held(generations))
+
     def _finished(self, entry: Entry) -> None:
         if entry.changes:
+            log.debug(
+                "%d changes are durable in %d documents",
+                entry.changes,
+                sum(entry.documents.values()),
+                extra={"lsn": None if entry.position is None else format_lsn(entry.position)},
+            )
             self._observer.on_batch_committed(
                 BatchStats(
                     entry.changes,
                     sum(entry.documents.values()),
                     dict(entry.documents),
                     time.monotonic() - entry.started,
+                    entry.position,
+                    tuple(entry.stages),
                 )
             )
 
@@ -626,6 +663,8 @@ class Pipeline:
             if worker.is_alive():
                 log.warning("thread %s is still busy and is left behind", worker.name)
         self._status.forget_threads()
+        for figures in ("queue", "sinks"):
+            self._status.set_figures(figures, None)
         for close in (self._capture.close, self._documents.close, *(sink.close for sink in self.sinks.values())):
             try:
                 close()
@@ -644,3 +683,13 @@ class Pipeline:
             self._write_record(confirmed, once)
         except (FlussoError, Stopped) as error:
             log.info("the last position could not be recorded and will be streamed again: %s", error)
+
+
+def _held(generations: Sequence[GenerationReport]) -> Dict[str, Any]:
+    """What a sink holds of an index, as ``/status`` shows it."""
+    read = next((one for one in generations if one.state in ("read", "rolled back to")), None)
+    return {
+        "generation": None if read is None else read.number,
+        "documents": None if read is None else read.documents,
+        "kept": sum(one.state == "kept" for one in generations),
+    }

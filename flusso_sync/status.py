@@ -12,9 +12,10 @@ import logging
 import threading
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from flusso_sync.history import Event, Events, History, Point, Rate, Waiting, utc_now
 
 if TYPE_CHECKING:
     from flusso_sync.observer import BatchStats
@@ -31,6 +32,9 @@ TROUBLE_LOG_CAP_SECONDS = 3600.0
 #: A trouble that comes back within this long is logged on as the old one, or a flapping sink would fill the log.
 TROUBLE_QUIET_SECONDS = 60.0
 PAST_TROUBLES = 100
+
+#: Events that ``/status`` shows.
+EVENTS_SHOWN = 20
 
 #: The rate of a build is measured over about this long, so that the ETA follows what happens now.
 RATE_WINDOW_SECONDS = 30.0
@@ -70,10 +74,6 @@ def format_lsn(position: int) -> str:
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
-def _utc_now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 # -- what readers get -----------------------------------------------------------------------------
 
 
@@ -104,24 +104,47 @@ class BuildProgress:
 
 @dataclass(frozen=True)
 class IndexSnapshot:
-    """One index.  ``documents_built`` counts this process's writes, ``quarantined`` what is parked now."""
+    """One index.  ``documents_built`` counts this process's writes, ``quarantined`` what is parked now.
+
+    ``sinks``: what each sink that was asked holds of it (``generation`` that is read, ``documents`` in it, former ones
+    ``kept``).  ``lag_seconds`` is None while readers see nothing of it.
+    """
 
     name: str
     state: IndexState
     since: str
     documents_built: int = 0
     quarantined: int = 0
+    documents_per_second: float = 0.0
+    lag_seconds: Optional[float] = None
     build: Optional[BuildProgress] = None
+    sinks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def documents(self) -> Optional[int]:
+        """How many documents readers find, in the first sink that tells; None while nobody does."""
+        told = (sink.get("documents") for sink in self.sinks.values())
+        return next((documents for documents in told if documents is not None), None)
+
+    @property
+    def generation(self) -> Optional[int]:
+        """The generation that readers see."""
+        told = (sink.get("generation") for sink in self.sinks.values())
+        return next((number for number in told if number is not None), self.details.get("generation"))
 
     def to_json(self) -> Dict[str, Any]:
         return {
             "state": self.state.value,
             "since": self.since,
-            "generation": self.details.get("generation"),
+            "generation": self.generation,
+            "documents": self.documents,
             "documents_built": self.documents_built,
+            "documents_per_second": round(self.documents_per_second, 1),
+            "lag_seconds": None if self.lag_seconds is None else round(self.lag_seconds, 3),
             "quarantined": self.quarantined,
             "build": None if self.build is None else self.build.to_json(),
+            "sinks": {name: dict(sink) for name, sink in self.sinks.items()},
             **{name: value for name, value in self.details.items() if name != "generation"},
         }
 
@@ -165,8 +188,28 @@ class ThreadSnapshot:
 
 
 @dataclass(frozen=True)
+class StageSnapshot:
+    """A stage of the way of a batch: how often it was gone through, and how long that took, all in all and last."""
+
+    count: int
+    seconds: float
+    last_seconds: float
+
+    def to_json(self) -> Dict[str, Any]:
+        return {
+            "count": self.count,
+            "seconds": round(self.seconds, 6),
+            "last_seconds": round(self.last_seconds, 6),
+        }
+
+
+@dataclass(frozen=True)
 class StatusSnapshot:
-    """The whole status at one moment."""
+    """The whole status at one moment.
+
+    ``lag_seconds``: how long the oldest change that came from the source and is not durable yet has been waited for;
+    None while nobody knows.  ``figures``: what the parts of the pipeline say of themselves when asked.
+    """
 
     phase: Phase
     uptime_seconds: int
@@ -192,6 +235,14 @@ class StatusSnapshot:
     documents_deduplicated: int
     threads: Tuple[ThreadSnapshot, ...]
     facts: Mapping[str, Any]
+    lag_seconds: Optional[float]
+    changes_per_second: float
+    documents_per_second: float
+    visibility_waits: int
+    visibility_wait_seconds: float
+    stages: Mapping[str, StageSnapshot]
+    figures: Mapping[str, Any]
+    events: Tuple[Event, ...]
 
     def to_json(self) -> Dict[str, Any]:
         """A plain dict in the order of ``/status``: first flusso's keys exactly, then ours.
@@ -223,16 +274,36 @@ class StatusSnapshot:
             "ready_reason": self.ready_reason,
             "trouble": [trouble.to_json() for trouble in self.troubles],
             "gap": self.gap,
+            "lag_seconds": None if self.lag_seconds is None else round(self.lag_seconds, 3),
+            "rates": {
+                "changes_per_second": round(self.changes_per_second, 1),
+                "documents_per_second": round(self.documents_per_second, 1),
+            },
             "confirmed_lsn": None if self.confirmed is None else format_lsn(self.confirmed),
             "index_details": {name: index.to_json() for name, index in self.indexes.items()},
             "slot": groups.pop("slot", {}),
+            "queue": self.figures.get("queue", {}),
+            "sinks": self.figures.get("sinks", {}),
+            "connections": self.figures.get("connections", {}),
+            "stages": {name: stage.to_json() for name, stage in self.stages.items()},
+            "visibility": {"waits": self.visibility_waits, "seconds": round(self.visibility_wait_seconds, 3)},
             "addresses": groups.pop("addresses", {}),
             "changes_ignored": self.changes_ignored,
             "documents_deduplicated": self.documents_deduplicated,
             "observer_events_dropped": self.observer_events_dropped,
             "threads": [thread.to_json() for thread in self.threads],
+            "events": [event.to_json() for event in self.events],
             "facts": groups,
         }
+
+
+def _asked(name: str, ask: Callable[[], Any]) -> Any:
+    """What a part says of itself; nothing when it cannot, for it may be about to end."""
+    try:
+        return ask()
+    except Exception as error:
+        logger.debug("no figures of %s: %s", name, error)
+        return None
 
 
 # -- what the lock protects -----------------------------------------------------------------------
@@ -243,8 +314,11 @@ class _Index:
 
     def __init__(self) -> None:
         self.state = IndexState.PENDING
-        self.since = _utc_now()
+        self.since = utc_now()
+        self.changed = monotonic()
         self.documents_built = 0
+        self.rate = Rate(self.changed)
+        self.sinks: Dict[str, Mapping[str, Any]] = {}
         self.quarantined = 0
         self.details: Dict[str, Any] = {}
         self.build: Optional[_Build] = None
@@ -255,6 +329,14 @@ class _Index:
     def shown(self) -> IndexState:
         """A complete index that is not told of everything is no more than ``blind``."""
         return IndexState.BLIND if self.blind and self.state is IndexState.SEEDED else self.state
+
+    def lag_seconds(self, lag: Optional[float], now: float) -> Optional[float]:
+        """How far its readers are behind, where ``lag`` is that of the pipeline: a batch is durable as a whole."""
+        if self.state in (IndexState.PENDING, IndexState.BACKFILLING, IndexState.DISABLED):
+            return None
+        if self.state in (IndexState.DRIFTED, IndexState.STOPPED):
+            return now - self.changed
+        return lag
 
 
 class _Build:
@@ -286,6 +368,15 @@ class _Build:
         return BuildProgress(self.done, self.total, rate, eta, self.exact, workers)
 
 
+class _Stage:
+    """The mutable record of one stage."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.last_seconds = 0.0
+
+
 class _Trouble:
     """The mutable record of one trouble."""
 
@@ -296,7 +387,7 @@ class _Trouble:
         self.count = 0
         self.first = now
         self.last = now
-        self.since_text = _utc_now()
+        self.since_text = utc_now()
         self.last_text = self.since_text
         self.said = False
         self.log_at: float = now if former is None else former.log_at
@@ -342,6 +433,16 @@ class Status:
         self._events_dropped = 0
         self._ignored = 0
         self._deduplicated = 0
+        self._waiting = Waiting()
+        self._changes_rate = Rate(self._started)
+        self._documents_rate = Rate(self._started)
+        self._history = History(self._started)
+        self._events = Events()
+        self._stages: Dict[str, _Stage] = {}
+        self._visibility_waits = 0
+        self._visibility_wait_seconds = 0.0
+        #: Asked by whoever looks, outside the lock: they take locks of their own.
+        self._figures: Dict[str, Callable[[], Any]] = {}
 
     # -- phase and indexes --
 
@@ -357,6 +458,7 @@ class Status:
                 return
             self._phase = phase
             self._progressed = monotonic()
+            self._events.add("phase", f"phase is {phase.value}")
             flows = phase in (Phase.BACKFILLING, Phase.LIVE)
             left = [key for key, trouble in self._troubles.items() if trouble.last < self._run_started]
             self._changed.notify_all()
@@ -375,6 +477,7 @@ class Status:
             self._phase = Phase.STARTING
             self._run_started = self._progressed = monotonic()
             self._in_flight = 0
+            self._waiting.forget()
             self._lag_bytes = None
             self._beats.clear()
             self._expected.clear()
@@ -406,7 +509,11 @@ class Status:
             index = self._indexes.setdefault(name, _Index())
             if state is not index.state:
                 index.state = state
-                index.since = _utc_now()
+                index.since = utc_now()
+                index.changed = monotonic()
+                if state is not IndexState.PENDING:
+                    reason = details.get("reason")
+                    self._events.add("index", f"index {name} is {state.value}{f': {reason}' if reason else ''}")
                 for passing in ("reason", "building"):
                     index.details.pop(passing, None)
                 index.build = None
@@ -422,8 +529,13 @@ class Status:
             index = self._indexes.setdefault(name, _Index())
             if tuple(reasons) != index.blind:
                 index.blind = tuple(reasons)
-                index.since = _utc_now()
+                index.since = utc_now()
                 self._changed.notify_all()
+
+    def set_index_sinks(self, name: str, sink: str, held: Mapping[str, Any]) -> None:
+        """What ``sink`` holds of an index, see ``IndexSnapshot``."""
+        with self._changed:
+            self._indexes.setdefault(name, _Index()).sinks[sink] = held
 
     def set_build_workers(self, count: int) -> None:
         """So many threads read rows for builds now."""
@@ -443,9 +555,12 @@ class Status:
     def captured(self, n: int) -> None:
         """So many changes came from the source and are in flight until committed."""
         with self._changed:
+            now = monotonic()
             if self._in_flight == 0:
                 # A backlog begins now: it may take as long as a stall from here, whatever the idle time before.
-                self._progressed = monotonic()
+                self._progressed = now
+            self._waiting.arrive(n, now)
+            self._changes_rate.grows(self._captured, now)
             self._captured += n
             self._in_flight += n
             self._changed.notify_all()
@@ -453,14 +568,20 @@ class Status:
     def committed(self, stats: BatchStats) -> None:
         """A batch is durable; its ``changes`` were announced by :meth:`captured` before."""
         with self._changed:
+            now = monotonic()
+            self._keep_history(now)
             self._committed += stats.changes
             self._in_flight = max(0, self._in_flight - stats.changes)
+            self._waiting.settle(stats.changes)
+            self._documents_rate.grows(self._documents_built, now)
             self._documents_built += stats.documents
             for name, documents in stats.documents_by_index.items():
-                self._indexes.setdefault(name, _Index()).documents_built += documents
+                index = self._indexes.setdefault(name, _Index())
+                index.rate.grows(index.documents_built, now)
+                index.documents_built += documents
             self._batches += 1
             self._last_flush_micros = int(stats.flush_seconds * 1_000_000)
-            self._progressed = monotonic()
+            self._progressed = now
             self._changed.notify_all()
 
     def ignored(self, n: int) -> None:
@@ -488,18 +609,54 @@ class Status:
         """The slot's lag as sampled; None when it could not be known."""
         with self._changed:
             self._lag_bytes = None if bytes is None else max(0, bytes)
+            self._keep_history(monotonic())
+
+    def stage(self, name: str, seconds: float) -> None:
+        """A batch went through this stage; names are few and fixed."""
+        with self._changed:
+            stage = self._stages.setdefault(name, _Stage())
+            stage.count += 1
+            stage.seconds += seconds
+            stage.last_seconds = seconds
+
+    def waited_for_visibility(self, seconds: float) -> None:
+        """A snapshot did not show a transaction of its batch at once, and was waited for so long."""
+        with self._changed:
+            self._visibility_waits += 1
+            self._visibility_wait_seconds += seconds
+
+    def _keep_history(self, now: float) -> None:
+        """Note the lag as it is now; the lock is held."""
+        self._history.lag(self._lag_seconds(now), self._lag_bytes)
+        self._history.turn(self._captured, self._documents_built, now)
+
+    def _lag_seconds(self, now: float) -> Optional[float]:
+        if self._phase not in (Phase.BACKFILLING, Phase.LIVE):
+            return None
+        lag = self._waiting.oldest(now)
+        # What happens at a source that is away is heard of later, but it waits from now on.
+        away = (self._troubles.get(key) for key in ("source", "source stream"))
+        return max([lag, *(now - trouble.first for trouble in away if trouble is not None)])
+
+    def history(self) -> Tuple[Point, ...]:
+        """The last hour, oldest first."""
+        with self._changed:
+            self._keep_history(monotonic())
+            return self._history.points()
 
     def error(self, text: str) -> None:
         """Count an error that ended the pipeline.  The text is shown in ``/status``: no secrets, no rows."""
         with self._changed:
             self._errors += 1
             self._last_error = text
+            self._events.add("error", text)
             self._changed.notify_all()
 
     def quarantined(self, index: str, n: int = 1) -> None:
         """So many more documents of an index were parked."""
         with self._changed:
             self._documents_quarantined += n
+            self._events.parked(index, n)
             self._indexes.setdefault(index, _Index()).quarantined += n
 
     def set_quarantined(self, index: str, n: int) -> None:
@@ -524,12 +681,15 @@ class Status:
         """Everything up to ``lsn`` is durable and recorded."""
         with self._changed:
             self._confirmed = lsn
-            self._progressed = monotonic()
+            now = self._progressed = monotonic()
+            self._keep_history(now)
             self._changed.notify_all()
 
     def set_gap(self, sentence: Optional[str]) -> None:
         """Announce that changes were lost, until None says that every index is rebuilt."""
         with self._changed:
+            if sentence != self._gap:
+                self._events.add("gap", sentence or "every index is rebuilt after the gap")
             self._gap = sentence
             self._changed.notify_all()
 
@@ -540,6 +700,17 @@ class Status:
                 self._facts.pop(name, None)
             else:
                 self._facts[name] = value
+
+    def set_figures(self, name: str, ask: Optional[Callable[[], Any]]) -> None:
+        """Show what ``ask`` returns, a JSON value, to whoever looks from now on; None ends that.
+
+        It is called from any thread, outside our lock, and must not block.
+        """
+        with self._changed:
+            if ask is None:
+                self._figures.pop(name, None)
+            else:
+                self._figures[name] = ask
 
     # -- troubles --
 
@@ -559,10 +730,12 @@ class Status:
                 trouble = self._troubles[key] = _Trouble(now, former)
             trouble.what, trouble.todo, trouble.blocking = what, todo, blocking
             trouble.count += 1
-            trouble.last, trouble.last_text = now, _utc_now()
+            trouble.last, trouble.last_text = now, utc_now()
             count, returns, seconds = trouble.count, trouble.returns, now - trouble.first
             due = now >= trouble.log_at
             if due:
+                if not trouble.said:
+                    self._events.add("trouble", what)
                 trouble.said = True
                 trouble.log_at = now + trouble.log_interval
                 trouble.log_interval = min(2 * trouble.log_interval, TROUBLE_LOG_CAP_SECONDS)
@@ -587,6 +760,8 @@ class Status:
             while len(self._past_troubles) > PAST_TROUBLES:
                 del self._past_troubles[next(iter(self._past_troubles))]
             self._progressed = now
+            if trouble.said:
+                self._events.add("over", f"over: {trouble.what}")
             self._changed.notify_all()
         if trouble.said:
             sentence = f"over: {trouble.what} ({trouble.count} times in {now - trouble.first:.0f} s)"
@@ -661,7 +836,12 @@ class Status:
     def snapshot(self) -> StatusSnapshot:
         """An immutable copy of everything, taken at one moment."""
         with self._changed:
+            asked = dict(self._figures)
+        figures = {name: value for name, value in ((name, _asked(name, ask)) for name, ask in asked.items()) if value}
+        with self._changed:
             now = monotonic()
+            self._keep_history(now)
+            lag_seconds = self._lag_seconds(now)
             ready, reason = self._readiness(now)
             beats: List[Tuple[str, float]] = sorted(self._beats.copy().items())
             return StatusSnapshot(
@@ -674,6 +854,9 @@ class Status:
                         since=index.since,
                         documents_built=index.documents_built,
                         quarantined=index.quarantined,
+                        documents_per_second=index.rate.per_second(index.documents_built, now),
+                        lag_seconds=index.lag_seconds(lag_seconds, now),
+                        sinks=dict(index.sinks),
                         build=None if index.build is None else index.build.snapshot(now, self._build_workers),
                         details={**index.details, **({"blind": list(index.blind)} if index.blind else {})},
                     )
@@ -700,6 +883,17 @@ class Status:
                 documents_deduplicated=self._deduplicated,
                 threads=tuple(ThreadSnapshot(name, now - beat, self._expected.get(name)) for name, beat in beats),
                 facts=dict(self._facts),
+                lag_seconds=lag_seconds,
+                changes_per_second=self._changes_rate.per_second(self._captured, now),
+                documents_per_second=self._documents_rate.per_second(self._documents_built, now),
+                visibility_waits=self._visibility_waits,
+                visibility_wait_seconds=self._visibility_wait_seconds,
+                stages={
+                    name: StageSnapshot(stage.count, stage.seconds, stage.last_seconds)
+                    for name, stage in self._stages.items()
+                },
+                figures=figures,
+                events=tuple(self._events.newest(EVENTS_SHOWN)),
             )
 
     def wait_for(self, predicate: Callable[[], bool], timeout: Optional[float] = None) -> bool:

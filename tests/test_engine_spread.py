@@ -11,6 +11,7 @@ import pytest
 from flusso_sync.engine import spread as module
 from flusso_sync.engine.source import Document, Documents, Snapshot, Spread, Spreading
 from flusso_sync.engine.spread import Job, Spreader
+from flusso_sync.observer import Stage
 from flusso_sync.sinks.memory import MemorySink, MemoryStore
 from flusso_sync.status import Status
 from flusso_sync.worker import Worker
@@ -60,6 +61,9 @@ class Token:
 
     def release(self, count: int = 1) -> None:
         self.held -= count
+
+    def note(self, stage: Stage) -> None:
+        """No batch."""
 
 
 class FakeWriter:

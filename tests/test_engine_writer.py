@@ -13,7 +13,7 @@ from flusso_sync.engine import writer as module
 from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.writer import BUILD_SHARE, REQUEST_WRITES, SinkWriter
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
-from flusso_sync.observer import Observer
+from flusso_sync.observer import Observer, Stage
 from flusso_sync.sinks.base import Failure, FailureKind, Rejected, Write
 from flusso_sync.status import Status
 from flusso_sync.worker import Worker
@@ -64,6 +64,7 @@ class Scripted(DictSink):
 class Count:
     def __init__(self) -> None:
         self.left = 0
+        self.stages: List[Stage] = []
         self.lock = threading.Lock()
 
     def hold(self, count: int = 1) -> None:
@@ -74,6 +75,10 @@ class Count:
         with self.lock:
             self.left -= count
             assert self.left >= 0
+
+    def note(self, stage: Stage) -> None:
+        with self.lock:
+            self.stages.append(stage)
 
 
 class Rig:

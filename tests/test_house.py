@@ -22,7 +22,7 @@ PACKAGE = CHECKOUT / "flusso_sync"
 #: Rooms that anybody may look into: values and files, no I/O beyond those.
 PURE = frozenset({"errors", "findings", "schema", "config"})
 #: How threads are run and what they tell the outside; below every room that has threads.
-MACHINERY = frozenset({"worker", "backoff", "status", "observer"})
+MACHINERY = frozenset({"worker", "backoff", "status", "history", "observer"})
 #: The two protocols with their values: ``engine/source.py`` and ``sinks/base.py``.
 PROTOCOLS = frozenset({"engine.source", "sinks.base"})
 
@@ -36,6 +36,7 @@ ALLOWED: Dict[str, FrozenSet[str]] = {
     "worker": MACHINERY | {"errors"},
     "backoff": MACHINERY | {"errors"},
     "status": MACHINERY | {"errors"},
+    "history": frozenset(),
     "observer": MACHINERY | {"errors"},
     "logs": frozenset({"errors"}),
     "telemetry": PURE | MACHINERY,

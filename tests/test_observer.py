@@ -10,7 +10,7 @@ from typing import Any, List, Sequence, Tuple
 import pytest
 
 from flusso_sync.errors import SourceError
-from flusso_sync.observer import BatchStats, Detached, FanOut, Observer, StatusObserver
+from flusso_sync.observer import BatchStats, Detached, FanOut, Observer, Stage, StatusObserver
 from flusso_sync.status import IndexState, Phase, Status
 from tests.waiting import wait_for
 
@@ -22,6 +22,7 @@ HOOKS: Sequence[Tuple[str, Tuple[Any, ...]]] = (
     ("on_live_started", ()),
     ("on_changes_captured", (3,)),
     ("on_batch_committed", (BatchStats(changes=3, documents=2, documents_by_index={"users": 2}),)),
+    ("on_stage", (Stage("build", 1.0, 0.5, 3),)),
     ("on_slot_lag", (512,)),
     ("on_document_quarantined", ("users", "7", "too large")),
     ("on_error", (RuntimeError("over"),)),

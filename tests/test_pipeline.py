@@ -12,9 +12,10 @@ import pytest
 from flusso_sync.daemon import Daemon, RunningDaemon
 from flusso_sync.engine.source import Emit, Prepared, Record, SourceParts
 from flusso_sync.errors import IndexMissing, SchemaDrift, SinkUnavailable, SourceUnavailable, SyncStopped
+from flusso_sync.observer import BatchStats
 from flusso_sync.sinks.base import Failure, FailureKind, Parked, Request, Sink, Write
 from flusso_sync.sinks.memory import Faults, ItemFault, MemorySink, MemoryStore
-from flusso_sync.status import IndexState, Phase
+from flusso_sync.status import IndexState, Phase, Status
 from tests.test_daemon import changes, config
 from tests.third_party import DictSink, FiniteCapture, PlainDocuments, Rows, ThirdParty
 from tests.waiting import wait_for
@@ -447,3 +448,50 @@ def test_a_rollback_shows_readers_the_kept_generation_while_a_fresh_one_is_built
         wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
         shown = store.indexes["things"].shown
         assert shown is not None and shown.number > first + 1
+
+
+def test_a_running_pipeline_shows_queue_sinks_documents_and_stages() -> None:
+    lives = Lives({"a": "1", "b": "2"}, changes(5))
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+        status = wait_for(
+            lambda: (
+                (told := running.status.snapshot().to_json())["changes_committed"] == 5
+                and told["index_details"]["things"]["documents"] is not None
+                and told
+            )
+        )
+        assert status["queue"] == {"changes": 0, "capacity": 16384}
+        sink = status["sinks"]["one"]
+        assert (sink["waiting"], sink["waiting_bytes"], sink["requests_in_flight"], sink["retries"]) == (0, 0, 0, 0)
+        assert sink["written"] >= 7 and sink["requests"] >= 2
+        assert set(status["stages"]) == {"snapshot", "resolve", "build", "bulk"}
+        names = {thread["name"] for thread in status["threads"]}
+        assert {"flusso-capture", "flusso-engine", "flusso-lag", "flusso-sink-one-1", "flusso-watch-one"} <= names
+    after = running.status.snapshot().to_json()
+    assert (after["queue"], after["sinks"], after["threads"]) == ({}, {}, [])
+
+
+def test_a_change_is_captured_once_and_before_it_can_be_durable() -> None:
+    """Else it would be in flight for ever, and after a while the daemon unready."""
+
+    class Slow(Status):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: List[int] = []
+
+        def captured(self, n: int) -> None:
+            # Whatever could be taken before it is counted would be durable by the end of this.
+            time.sleep(0.01)
+            super().captured(n)
+
+        def committed(self, stats: BatchStats) -> None:
+            if stats.changes:
+                self.seen.append(self.in_flight - stats.changes)
+            super().committed(stats)
+
+    status = Slow()
+    with Daemon(config(), Lives({}, changes(50))).with_status(status).background():
+        wait_for(lambda: status.snapshot().changes_committed == 50)
+        assert (status.in_flight, status.snapshot().changes_captured) == (0, 50)
+    assert status.seen and min(status.seen) >= 0, "a batch was durable before its changes were captured"

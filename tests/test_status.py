@@ -340,3 +340,98 @@ def test_a_sentence_is_closed_once_before_what_to_do(clock: Clock, caplog: pytes
     status.trouble("two", "away", "It is tried again")
     said = [record.getMessage() for record in caplog.records if record.name == module.logger.name]
     assert said == ["Is the server running? It is tried again", "away. It is tried again"]
+
+
+def test_lag_is_the_age_of_the_oldest_change_that_is_not_durable(clock: Clock) -> None:
+    status = Status(["users", "orders"])
+    status.captured(1)
+    assert status.snapshot().lag_seconds is None, "nothing flows yet"
+    live(status)
+    status.set_index_state("users", IndexState.SEEDED)
+    clock.now += 3
+    status.captured(1)
+    clock.now += 2
+    snapshot = status.snapshot()
+    assert snapshot.lag_seconds == 5
+    assert snapshot.indexes["users"].lag_seconds == 5
+    assert snapshot.indexes["orders"].lag_seconds is None, "readers see nothing of it"
+    status.committed(BatchStats(changes=1, documents=1))
+    assert status.snapshot().lag_seconds == 2
+    status.committed(BatchStats(changes=1, documents=1))
+    assert status.snapshot().lag_seconds == 0
+    status.trouble("source stream", "the server is away", blocking=True)
+    clock.now += 7
+    assert status.snapshot().lag_seconds == 7, "what happens there is heard of later"
+    status.set_index_state("users", IndexState.DRIFTED)
+    clock.now += 60
+    assert status.snapshot().indexes["users"].lag_seconds == 60
+
+
+def test_rates_stages_and_what_sinks_hold_are_shown(clock: Clock) -> None:
+    status = live(Status(["users"]))
+    clock.now += 100
+    status.captured(50)
+    status.committed(BatchStats(changes=50, documents=30, documents_by_index={"users": 30}))
+    status.stage("build", 0.25)
+    status.stage("build", 0.5)
+    status.waited_for_visibility(0.125)
+    status.set_index_state("users", IndexState.SEEDED, generation=1)
+    status.set_index_sinks("users", "silent", {"generation": None, "documents": None, "kept": 0})
+    status.set_index_sinks("users", "search", {"generation": 4, "documents": 12_000, "kept": 1})
+    answer = status.snapshot().to_json()
+    assert answer["rates"] == {"changes_per_second": 5, "documents_per_second": 3}
+    assert answer["stages"] == {"build": {"count": 2, "seconds": 0.75, "last_seconds": 0.5}}
+    assert answer["visibility"] == {"waits": 1, "seconds": 0.125}
+    users = answer["index_details"]["users"]
+    assert (users["documents"], users["generation"], users["documents_per_second"]) == (12_000, 4, 3)
+    assert users["sinks"]["search"]["kept"] == 1
+
+
+def test_figures_are_asked_for_when_somebody_looks_and_may_fail() -> None:
+    status = Status()
+
+    def broken() -> Any:
+        raise RuntimeError("about to end")
+
+    def queue() -> Any:
+        # Another thread may hold this part's lock while it tells the status something: so ours must be free here.
+        told = threading.Thread(target=lambda: status.captured(1))
+        told.start()
+        told.join(10)
+        return {"changes": 3, "capacity": 10, "free": not told.is_alive()}
+
+    status.set_figures("queue", queue)
+    status.set_figures("sinks", broken)
+    answer = status.snapshot().to_json()
+    assert answer["queue"] == {"changes": 3, "capacity": 10, "free": True}
+    assert answer["sinks"] == {}
+    status.set_figures("queue", None)
+    assert status.snapshot().to_json()["queue"] == {}
+
+
+def test_what_happened_is_told_newest_first_without_repeating_itself(clock: Clock) -> None:
+    status = live(Status(["users"]))
+    status.set_index_state("users", IndexState.BACKFILLING)
+    status.set_index_state("users", IndexState.SEEDED)
+    status.quarantined("users", 2)
+    for _ in range(5):
+        status.trouble("sink search", "search is away", blocking=True)
+        clock.now += 20
+    status.clear_trouble("sink search")
+    status.set_gap("the slot is gone")
+    status.set_gap("the slot is gone")
+    status.error("lost\nit")
+    events = [(event["kind"], event["text"]) for event in status.snapshot().to_json()["events"]]
+    assert events == [
+        ("error", "lost it"),
+        ("gap", "the slot is gone"),
+        ("over", "over: search is away"),
+        ("trouble", "search is away"),
+        ("quarantine", "2 documents of index users parked"),
+        ("index", "index users is seeded"),
+        ("index", "index users is backfilling"),
+        ("phase", "phase is live"),
+    ]
+    for number in range(200):
+        status.trouble(f"sink {number}", "away")
+    assert len(status.snapshot().to_json()["events"]) == module.EVENTS_SHOWN

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import Callable
 
+from flusso_sync.observer import Stage
+
 
 class Countdown:
     """A token of the writers, held once by whoever made it.
@@ -22,6 +24,9 @@ class Countdown:
     def hold(self, count: int = 1) -> None:
         with self._lock:
             self._remaining += count
+
+    def note(self, stage: Stage) -> None:
+        """What is waited for here is no batch: nobody asks for its stages."""
 
     def release(self, count: int = 1) -> None:
         with self._lock:

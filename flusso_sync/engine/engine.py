@@ -33,7 +33,7 @@ from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Finished, Pending
 from flusso_sync.engine.source import ChangeRun, Document, Documents, Resolution, Snapshot, Spread
 from flusso_sync.engine.writer import SinkWriter, Token
-from flusso_sync.observer import BatchStats, Observer
+from flusso_sync.observer import BatchStats, Observer, Stage
 from flusso_sync.sinks.base import Rejected, Write
 from flusso_sync.status import Status
 
@@ -228,12 +228,16 @@ class Engine:
     def _advance(self, work: "_Batch", entry: Entry) -> None:
         """One snapshot's worth of a batch: trace it if that is still to do, then build what fits."""
         built: List[Tuple[str, List[Document]]] = []
+        began = time.monotonic()
         with self._documents.snapshot(work.runs, self._stop) as snapshot:
+            began = self._went_through("snapshot", began, entry.changes, entry)
             if work.left is None:
                 resolution = snapshot.resolve(work.runs)
                 work.begin(resolution)
+                began = self._went_through("resolve", began, entry.changes, entry)
             left = _build(snapshot, work.left or {}, built)
             version = snapshot.version
+        self._went_through("build", began, sum(len(documents) for _, documents in built), entry)
         self.version = max(self.version, version)
         if work.rebuild:
             self._wait_clear(work.rebuild)
@@ -248,6 +252,14 @@ class Engine:
         while work.spread:
             self._spread(work.spread[0], entry)
             work.spread = work.spread[1:]
+
+    def _went_through(self, name: str, began: float, items: int, entry: Entry) -> float:
+        """Tell of a stage that ends now; returns now."""
+        now = time.monotonic()
+        stage = Stage(name, began, now - began, items)
+        entry.note(stage)
+        self._observer.on_stage(stage)
+        return now
 
     def _spread(self, spread: Spread, entry: Entry) -> None:
         """Make a job of a change that shows in too many documents to build them here."""

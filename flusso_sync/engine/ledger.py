@@ -11,6 +11,8 @@ import time
 from collections import deque
 from typing import Callable, Deque, Dict, List, Optional
 
+from flusso_sync.observer import STAGES_KEPT, Stage
+
 
 class Entry:
     """One batch of the stream, and what it still waits for.
@@ -19,19 +21,25 @@ class Entry:
     earlier run of it closed.  It starts held once, by whoever opened it; ``release`` ends that.
     """
 
-    __slots__ = ("position", "changes", "documents", "started", "_remaining", "_ledger")
+    __slots__ = ("position", "changes", "documents", "started", "stages", "_remaining", "_ledger")
 
     def __init__(self, ledger: "Ledger", position: Optional[int], changes: int) -> None:
         self.position = position
         self.changes = changes
         self.documents: Dict[str, int] = {}
         self.started = time.monotonic()
+        self.stages: List[Stage] = []
         self._remaining = 1
         self._ledger = ledger
 
     def hold(self, count: int = 1) -> None:
         with self._ledger.changed:
             self._remaining += count
+
+    def note(self, stage: Stage) -> None:
+        """The batch went through this.  May be called from any thread, before the release that belongs to it."""
+        if len(self.stages) < STAGES_KEPT:
+            self.stages.append(stage)
 
     def release(self, count: int = 1) -> None:
         """``count`` of the things waited for are durable.  May be called from any thread."""

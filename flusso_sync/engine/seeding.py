@@ -409,6 +409,6 @@ class Seeding:
                 f"sink {writer.sink.name}",
             )
         self._show(build)
-        log.info("index %s is complete: %d rows read", build.index, build.done)
+        log.info("index %s is complete: %d rows read", build.index, build.done, extra={"index": build.index})
         self._observer.on_index_seeded(build.index)
         self._completed(build.index)

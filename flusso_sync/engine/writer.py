@@ -11,15 +11,15 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from typing import Callable, Deque, Dict, List, Protocol, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 from flusso_sync.backoff import Backoff, Outage, wait_out
 from flusso_sync.engine.pace import Stride
 from flusso_sync.engine.policies import FailurePolicies, OnError, mostly_rejected
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
-from flusso_sync.observer import Observer
+from flusso_sync.observer import Observer, Stage
 from flusso_sync.sinks.base import Failure, FailureKind, Rejected, Sink, Write
-from flusso_sync.status import Status
+from flusso_sync.status import Status, format_lsn
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class Token(Protocol):
     def hold(self, count: int = 1) -> None: ...
 
     def release(self, count: int = 1) -> None: ...
+
+    def note(self, stage: Stage) -> None: ...
 
 
 class SinkWriter:
@@ -117,6 +119,7 @@ class SinkWriter:
         self._refresh_at = float("-inf")
         # What failed may since have been handed to a write of another request, so the outage is the sink's.
         self._outage = Outage(status, f"sink {sink.name}")
+        self._requests = self._requests_in_flight = self._written = self._retries = 0
         self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
 
     # -- the engine's side ------------------------------------------------------------------------
@@ -228,6 +231,19 @@ class SinkWriter:
         with self._changed:
             self._changed.notify_all()
 
+    def figures(self) -> Dict[str, Any]:
+        """What waits, what is on its way, and what was done since the start; for people."""
+        with self._changed:
+            return {
+                "waiting": len(self._waiting),
+                "waiting_bytes": self._live_bytes + self._patient_bytes,
+                "requests_in_flight": self._requests_in_flight,
+                "concurrency": self.sink.concurrency,
+                "requests": self._requests,
+                "written": self._written,
+                "retries": self._retries,
+            }
+
     # -- the threads' side --------------------------------------------------------------------------
 
     def loop(self) -> None:
@@ -294,8 +310,10 @@ class SinkWriter:
 
     def _take(self) -> "Union[Tuple[List[Write], bool], Set[str], None]":
         """The writes of the next request, their lanes taken, or the indexes to refresh; None at stop."""
+        name = threading.current_thread().name
         with self._changed:
             while not self._stop.is_set():
+                self._status.heartbeat(name)
                 if self._owed > 0:
                     writes = self._take_patient()
                     if writes:
@@ -388,7 +406,7 @@ class SinkWriter:
         backoff = Backoff()
         while writes:
             try:
-                failures = self.sink.write(writes)
+                failures, stage = self._request(writes)
             except PayloadTooLarge as error:
                 if len(writes) == 1:
                     self._reject([(writes[0], error.message)], Counter({writes[0].index: 1}))
@@ -402,26 +420,44 @@ class SinkWriter:
                     write.doubt = write.doubt or error.in_doubt
                 if error.in_doubt:
                     self._remember_risks(writes)
+                with self._changed:
+                    self._retries += len(writes)
                 self._outage.sit_out(error, backoff, self._stop)
                 writes = self._newest(writes)
                 continue
             if not any(failure.kind is FailureKind.RETRY for failure in failures):
                 self._outage.over()
-            writes = self._judge(writes, failures)
+            writes = self._judge(writes, failures, stage)
             if writes:
+                with self._changed:
+                    self._retries += len(writes)
                 reason = next(f for f in failures if f.kind is FailureKind.RETRY)
                 self._outage.goes_on(f"sink {self.sink.name} asks to wait: {reason.reason}", "It is asked again.")
                 backoff.wait(self._stop, reason.retry_after_seconds)
                 writes = self._newest(writes)
 
+    def _request(self, writes: List[Write]) -> Tuple[Sequence[Failure], Stage]:
+        began = time.monotonic()
+        with self._changed:
+            self._requests_in_flight += 1
+        try:
+            failures = self.sink.write(writes)
+        finally:
+            with self._changed:
+                self._requests_in_flight -= 1
+                self._requests += 1
+        stage = Stage("bulk", began, time.monotonic() - began, len(writes), self.sink.name)
+        self._observer.on_stage(stage)
+        return failures, stage
+
     def _insist(self, action: Callable[[], None]) -> None:
         """Wait in place for as long as the sink is away: no thread ends because of that (promise 10)."""
         wait_out(action, self._stop, self._status, f"quarantine of sink {self.sink.name}")
 
-    def _judge(self, writes: List[Write], failures: Sequence[Failure]) -> List[Write]:
+    def _judge(self, writes: List[Write], failures: Sequence[Failure], stage: Stage) -> List[Write]:
         """Release what is durable, park what is refused, and return what must be sent again."""
         if not failures:
-            self._durable(writes)
+            self._durable(writes, stage)
             return []
         failed = {failure.position: failure for failure in failures}
         again: List[Write] = []
@@ -446,7 +482,7 @@ class SinkWriter:
                 done.append(write)
             else:
                 rejected.append((write, failure.reason))
-        self._durable(done)
+        self._durable(done, stage)
         if rejected:
             self._reject(rejected, Counter(write.index for write in writes))
         return again
@@ -469,7 +505,9 @@ class SinkWriter:
                 return
             del self._at_risk[oldest]
 
-    def _durable(self, writes: Sequence[Write]) -> None:
+    def _durable(self, writes: Sequence[Write], stage: Stage) -> None:
+        with self._changed:
+            self._written += len(writes)
         deleted = [write for write in writes if write.body is None and not write.build]
         if deleted:
             self._remember_risks(deleted)
@@ -489,7 +527,7 @@ class SinkWriter:
                 with self._changed:
                     self._parked.difference_update((index, id) for id in ids)
                 self._count_parked(index)
-        _release(writes)
+        _release(writes, stage)
 
     def _reject(self, rejected: Sequence[Tuple[Write, str]], sent: "Counter[str]") -> None:
         self._park(
@@ -522,7 +560,13 @@ class SinkWriter:
         for document in rejected:
             with self._changed:
                 self._parked.add((document.index, document.id))
-            log.warning("document %s/%s parked: %s", document.index, document.id, document.reason)
+            log.warning(
+                "document %s/%s parked: %s",
+                document.index,
+                document.id,
+                document.reason,
+                extra={"index": document.index, "lsn": format_lsn(document.lsn)},
+            )
             self._observer.on_document_quarantined(document.index, document.id, document.reason)
         for index in counts:
             self._count_parked(index)
@@ -551,7 +595,7 @@ class SinkWriter:
         return kept
 
 
-def _release(writes: Sequence[Write]) -> None:
+def _release(writes: Sequence[Write], stage: Optional[Stage] = None) -> None:
     """Tell every token how many of its writes are durable; one call per token, whatever the batch."""
     counts: Dict[int, int] = {}
     tokens: Dict[int, Token] = {}
@@ -565,4 +609,6 @@ def _release(writes: Sequence[Write]) -> None:
                 tokens[key] = token  # type: ignore[assignment]
         write.tokens = []
     for key, token in tokens.items():
+        if stage is not None:
+            token.note(stage)
         token.release(counts[key])

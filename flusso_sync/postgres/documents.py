@@ -176,6 +176,11 @@ class PostgresDocuments(Documents):
 
     def report_to(self, status: Status) -> None:
         self._status = status
+        status.set_figures("connections", self._count_connections)
+
+    def _count_connections(self) -> Dict[str, int]:
+        with self._lock:
+            return {"documents": sum(not connection.closed for connection in self._connections.values())}
 
     def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
         """Read the catalog, bind the plans to it, compile their statements; ``unreadable`` names those that do not fit.
@@ -342,6 +347,7 @@ class PostgresDocuments(Documents):
         with self._lock:
             self._closed = True
             connections, self._connections = list(self._connections.values()), {}
+        self._status.set_figures("connections", None)
         for connection in connections:
             with contextlib.suppress(Exception):
                 connection.close()
@@ -393,6 +399,8 @@ class PostgresDocuments(Documents):
             waits = self._try_begin(connection, xids, runs)
             waited = time.monotonic() - started
             if waits is None:
+                if pause > VISIBLE_FIRST_SECONDS:
+                    self._status.waited_for_visibility(waited)
                 if self._told_to_wait:
                     self._told_to_wait = False
                     self._status.clear_trouble("source visibility")
