@@ -12,14 +12,21 @@ from typing import Any, Dict, Iterator, List
 import pytest
 from hypothesis import settings
 
-SERVERS = ["tests.fix_pg", "tests.fix_opensearch", "tests.fix_proxy", "tests.fix_daemon", "tests.fix_deployment"]
+SERVERS = [
+    "tests.fix_pg",
+    "tests.fix_opensearch",
+    "tests.fix_proxy",
+    "tests.fix_daemon",
+    "tests.fix_deployment",
+    "tests.fix_browser",
+]
 pytest_plugins = [name for name in SERVERS if find_spec(name) is not None]
 
 #: A fixture that needs a real server gives its test that server's marker.
-MARKERS = {"postgres": "pg", "database": "pg", "opensearch": "opensearch"}
+MARKERS = {"postgres": "pg", "database": "pg", "opensearch": "opensearch", "browser": "browser"}
 
 #: From cheap to dear.
-COSTS = ("pg", "opensearch", "fault", "slow")
+COSTS = ("browser", "pg", "opensearch", "fault", "slow")
 
 settings.register_profile("ci", derandomize=True, deadline=None, print_blob=True)
 settings.register_profile("here", deadline=None)

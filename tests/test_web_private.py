@@ -110,6 +110,10 @@ def client(operator: Operator, status: Status) -> FlaskClient:
         "POST /rollback?index=users",
         "POST /quarantine/retry?index=users",
         "GET /nothing",
+        "GET /",
+        "GET /dashboard.js",
+        "GET /status",
+        "GET /history",
         "PUT /indexes",
     ],
 )
@@ -270,6 +274,60 @@ def test_reindex_needs_post_and_unknown_paths_are_empty(client: FlaskClient, ope
         answer = client.open(path, method=method, headers=RIGHT)
         assert (answer.status_code, answer.data) == (code, b"")
     assert operator.asked == []
+
+
+JSON = {**RIGHT, "Accept": "application/json"}
+
+
+def test_who_accepts_json_gets_every_sentence_as_json(client: FlaskClient, operator: Operator) -> None:
+    wrong = {**JSON, **basic("admin", "wrong")}
+    for method, path, headers, code, told in (
+        ("GET", "/indexes", {"Accept": "application/json"}, 401, "unauthorized"),
+        ("GET", "/indexes", wrong, 401, "unauthorized"),
+        ("POST", "/reindex", JSON, 400, "missing query parameter ?index=<name>"),
+        ("POST", "/reindex?index=nobody", JSON, 404, "unknown index nobody"),
+        ("POST", "/reindex?index=closed", JSON, 503, "reindex queue is full or closed"),
+        ("GET", "/nothing", JSON, 404, "Not Found"),
+        ("GET", "/reindex", JSON, 405, "Method Not Allowed"),
+    ):
+        answer = client.open(path, method=method, headers=headers)
+        assert (answer.status_code, answer.get_json()) == (code, {"code": code, "error": told})
+    answer = client.post("/reindex?index=users", headers=JSON)
+    assert (answer.status_code, answer.get_json()) == (202, {"code": 202, "message": "reindex of users queued"})
+    answer = client.post("/rollback?index=users", headers=JSON)
+    assert answer.status_code == 409 and "keeps no former generation" in answer.get_json()["error"]
+    refused = client.get("/nothing", headers={**RIGHT, "Accept": "*/*"})
+    assert refused.data == b"", "text for everybody else"
+
+
+@pytest.mark.parametrize(
+    ("headers", "code"),
+    [
+        ({}, 202),
+        ({"Sec-Fetch-Site": "same-origin", "Origin": "http://flusso.example:9465"}, 202),
+        ({"Origin": "https://FLUSSO.example:9465"}, 202),
+        ({"Sec-Fetch-Site": "none"}, 202),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "http://flusso.example:9464"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site", "Origin": "http://flusso.example:9465"}, 403),
+    ],
+)
+def test_another_sites_page_changes_nothing_although_the_browser_knows_the_password(
+    client: FlaskClient, operator: Operator, headers: Dict[str, str], code: int
+) -> None:
+    answer = client.post("/reindex?index=users", headers={**RIGHT, **headers}, base_url="http://flusso.example:9465/")
+    assert answer.status_code == code
+    assert operator.asked == ([("reindex", "users")] if code == 202 else [])
+    assert client.get("/indexes", headers={**RIGHT, **headers}).status_code == 200, "reading is the browser's to refuse"
+
+
+def test_the_page_is_the_public_one_with_actions(client: FlaskClient, status: Status) -> None:
+    page = client.get("/", headers=RIGHT).get_data(as_text=True)
+    assert 'data-surface="private"' in page and 'data-surface="public"' not in page
+    assert client.get("/status", headers=RIGHT).get_json()["indexes"] == {"users": "seeded"}
 
 
 def test_guessing_is_refused_for_longer_and_longer_even_with_the_right_password(

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
 import threading
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import List, Optional
 
 import pytest
 from flask.testing import FlaskClient
 
+from flusso_sync import web
 from flusso_sync.status import IndexState, Phase, Status
+from flusso_sync.web.dashboard import FILES
 from flusso_sync.web.public import public_app
 from flusso_sync.web.server import THREADS, Surface
 from flusso_sync.web.synced import WAITERS, Synced
@@ -70,14 +75,16 @@ def test_metrics_that_cannot_be_made_now_are_503(status: Status, text: Optional[
     assert public_app(status).test_client().get("/metrics").status_code == 503
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/status/", "/indexes", "/reindex", "/static/x"])
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/index.html", "/dashboard.py", "/status/", "/indexes", "/reindex", "/static/x"]
+)
 def test_other_paths_are_404_and_empty(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert (answer.status_code, answer.data) == (404, b"")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/status", "/metrics"])
+@pytest.mark.parametrize("path", ["/", "/dashboard.js", "/healthz", "/readyz", "/status", "/history", "/metrics"])
 def test_other_methods_are_405_and_empty(client: FlaskClient, path: str, method: str) -> None:
     answer = client.open(path, method=method)
     assert (answer.status_code, answer.data) == (405, b"")
@@ -91,6 +98,55 @@ def test_an_error_of_ours_is_an_empty_500(status: Status, caplog: pytest.LogCapt
     answer = public_app(status, broken).test_client().get("/metrics")
     assert (answer.status_code, answer.data) == (500, b"")
     assert any(record.exc_info for record in caplog.records)
+
+
+def test_the_page_and_its_files_are_the_packages_and_may_use_nothing_else(client: FlaskClient) -> None:
+    page = client.get("/")
+    assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
+    text = page.get_data(as_text=True)
+    assert 'data-surface="public"' in text
+    used = set(re.findall(r'(?:href|src)="([^"#]+)"', text))
+    for path in used - {"status"}:
+        answer = client.get(f"/{path}")
+        assert answer.status_code == 200 and len(answer.data) > 100, path
+    files = {path.name for path in (Path(web.__file__).parent / "static").iterdir()}
+    assert files == {name for name, _ in FILES.values()}, "each file is served, each served file is there"
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+    assert not re.search(r"<script(?![^>]*src=)|<style|\son[a-z]+=|\sstyle=|https?://", text), (
+        "nothing inline or from afar"
+    )
+    for name in ("dashboard.js", "dashboard.css"):
+        content = client.get(f"/{name}").get_data(as_text=True).replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?://|innerHTML|\beval\b|@import|url\(", content), name
+
+
+def test_the_files_of_the_page_are_part_of_the_package() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(Path(__file__).resolve().parent.parent / "setup.cfg")
+    assert "web/static/*" in setup["options.package_data"]["flusso_sync"]
+
+
+def test_the_history_names_its_columns(client: FlaskClient, status: Status, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert client.get("/history").get_json()["points"] == []
+    status.set_phase(Phase.LIVE)
+    status.lag(4096)
+    start = time.monotonic()
+    monkeypatch.setattr("flusso_sync.status.monotonic", lambda: start + 60)
+    answer = client.get("/history").get_json()
+    (point,) = answer["points"]
+    told = dict(zip(answer["columns"], point))
+    assert abs(told.pop("at") - time.time()) < 60
+    assert told == {"lag_seconds": 0, "lag_bytes": 4096, "changes_per_second": 0, "documents_per_second": 0}
+    assert answer["interval_seconds"] == 10
+
+
+def test_every_answer_is_kept_from_other_sites(client: FlaskClient) -> None:
+    for path in ("/", "/status", "/healthz", "/nothing", "/metrics"):
+        headers = client.get(path).headers
+        assert headers["X-Content-Type-Options"] == "nosniff", path
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin", path
+        assert "frame-ancestors 'none'" in headers["Content-Security-Policy"], path
 
 
 def test_answers_are_not_to_be_stored(client: FlaskClient) -> None:

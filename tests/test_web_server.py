@@ -201,6 +201,36 @@ def test_slow_headers_hold_no_thread(surface: Surface) -> None:
         assert monotonic() - begin < 2
 
 
+def test_a_request_that_comes_byte_by_byte_is_cut_off_and_others_are_not(
+    surface: Surface, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given limits of a second, and a connection that is never idle for as long
+    monkeypatch.setattr(module, "REQUEST_SECONDS", 1.0)
+    with ExitStack() as stack:
+        slow, patient = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", surface.port), timeout=20)) for _ in range(2)
+        )
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        slow.settimeout(0.2)
+        patient.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in patient.recv(65536)
+
+        # When it goes on sending a byte now and then
+        def cut_off() -> bool:
+            try:
+                slow.sendall(b"x")
+                return slow.recv(100) == b""
+            except socket.timeout:
+                return False
+            except ConnectionError:
+                return True
+
+        # Then it is closed, and one that asked before and keeps still is not
+        wait_for(cut_off, 20)
+        patient.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b" 200 " in patient.recv(65536)
+
+
 def test_garbage_is_answered_and_survived(surface: Surface) -> None:
     with socket.create_connection(("127.0.0.1", surface.port), timeout=10) as client:
         client.sendall(b"\x00\xff\r\n\r\n")

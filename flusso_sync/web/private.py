@@ -1,21 +1,26 @@
 """The private surface: what an operator may look up and ask for, behind HTTP Basic on every route.
 
 It is served only when there is a password.  Guessing is slowed down per source address by refusing (429),
-never by letting a thread sleep.  What has to ask a sink is done on a thread of its own, which a request waits for only
-so long: then the answer is 202 (it goes on) or, for what was to be read, 503.
+never by letting a thread sleep.  What changes something is a POST, and a browser may only send it from our own page.
+What has to ask a sink is done on a thread of its own, which a request waits for only so long: then the answer is 202
+(it goes on) or, for what was to be read, 503.
+
+Sentences are text, as flusso's are; who accepts JSON gets them as ``{"code": 404, "error": "…"}`` or ``{"code": 202,
+"message": "…"}``.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
-import json
 import logging
 import threading
 from collections import OrderedDict
 from time import monotonic
 from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
@@ -24,6 +29,7 @@ from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.schema import names
 from flusso_sync.sinks.base import Parked, Sink
 from flusso_sync.status import IndexState, Status
+from flusso_sync.web.dashboard import add_dashboard, guard, json_answer
 
 logger = logging.getLogger("flusso_sync.web.private")
 
@@ -164,21 +170,21 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
         address = request.remote_addr or "unknown"
         pause = guesses.pause(address)
         if pause > 0:
-            response = Response("too many wrong passwords\n", 429, content_type=TEXT)
+            response = _sentence("too many wrong passwords", 429)
             response.headers["Retry-After"] = str(int(pause) + 1)
             return response
         if _authorized(request.headers.get("Authorization"), credentials):
             guesses.right(address)
-            return None
+            return None if _from_our_page() else _sentence("another site asks; use the page of this surface", 403)
         if "Authorization" in request.headers:
             count = guesses.wrong(address)
             logger.warning("wrong credentials from %s (%d times)", address, count)
-        response = Response("unauthorized\n", 401, content_type=TEXT)
+        response = _sentence("unauthorized", 401)
         response.headers["WWW-Authenticate"] = 'Basic realm="flusso", charset="UTF-8"'
         return response
 
     def indexes() -> Response:
-        return _json(status.snapshot().to_json()["indexes"])
+        return json_answer(status.snapshot().to_json()["indexes"])
 
     def known(name: str) -> str:
         """An index the daemon has heard of, enabled or not."""
@@ -216,20 +222,20 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
             found = reading.do(what, READ_SECONDS)
         except (Busy, StillAtIt):
             raise _Refused(503, "the sinks do not answer now") from None
-        return _json(found)
+        return json_answer(found)
 
     def queue_reindex() -> Response:
         name, _ = act("reindex", operations.reindex, ACT_SECONDS)
-        return _text(f"reindex of {name} queued", 202)
+        return _sentence(f"reindex of {name} queued", 202)
 
     def roll_back() -> Response:
         name, sentence = act("rollback", operations.rollback, ACT_SECONDS)
-        return _text(f"rollback of {name} queued", 202) if sentence is None else _text(sentence)
+        return _sentence(f"rollback of {name} queued", 202) if sentence is None else _sentence(sentence)
 
     def retry() -> Response:
         ids = request.args.getlist("id") + request.form.getlist("id")
         name, sentence = act("retry", lambda index: operations.retry(index, ids), RETRY_SECONDS)
-        return _text(f"retry of {name} queued", 202) if sentence is None else _text(sentence)
+        return _sentence(f"retry of {name} queued", 202) if sentence is None else _sentence(sentence)
 
     def generations() -> Response:
         only = wanted()
@@ -256,23 +262,22 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
     ):
         app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
 
-    @app.after_request
-    def forbid_storing(response: Response) -> Response:
-        response.headers["Cache-Control"] = "no-store"
-        return response
+    add_dashboard(app, status, surface="private")
+    app.after_request(guard)
 
     @app.errorhandler(_Refused)
     def refused(error: _Refused) -> Response:
-        return _text(str(error), error.code)
+        return _sentence(str(error), error.code)
 
     @app.errorhandler(FlussoError)
     def failed(error: FlussoError) -> Response:
         # A refusal leaves all as it was; anything else may pass.
-        return _text(str(error), 409 if isinstance(error, SinkRefused) else 503)
+        return _sentence(str(error), 409 if isinstance(error, SinkRefused) else 503)
 
     @app.errorhandler(HTTPException)
     def empty(error: HTTPException) -> Response:
-        response = Response("", error.code or 500, content_type=TEXT)
+        code = error.code or 500
+        response = _sentence(error.name, code) if _wants_json() else Response("", code, content_type=TEXT)
         for header, value in error.get_headers():
             if header == "Allow":
                 response.headers[header] = value
@@ -326,12 +331,26 @@ def _quarantine(sinks: Mapping[str, Sink], only: Optional[str], limit: int) -> D
     return {"counts": counts, "documents": [{"sink": name, **one.to_json()} for name, one in listed[:limit]]}
 
 
-def _text(sentence: str, code: int = 200) -> Response:
+def _sentence(sentence: str, code: int = 200) -> Response:
+    """A sentence, as text or as JSON."""
+    if _wants_json():
+        return json_answer({"code": code, "error" if code >= 400 else "message": sentence}, code)
     return Response(sentence + "\n", code, content_type=TEXT)
 
 
-def _json(value: Any) -> Response:
-    return Response(json.dumps(value, ensure_ascii=False, separators=(",", ":")), content_type="application/json")
+def _wants_json() -> bool:
+    return request.accept_mimetypes.best == "application/json"
+
+
+def _from_our_page() -> bool:
+    """Whether nothing tells that a browser sends this POST for another site; programs send none of these headers."""
+    if request.method in ("GET", "HEAD"):
+        return True
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("Origin")
+    # Not the scheme: a proxy in front of us may speak TLS.
+    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
 
 
 def _authorized(header: Optional[str], credentials: Credentials) -> bool:
@@ -347,4 +366,6 @@ def _authorized(header: Optional[str], credentials: Credentials) -> bool:
         return False
     user, password = credentials()
     # An empty password is no password, whatever the configuration came to hold meanwhile.
-    return hmac.compare_digest(given, f"{user}:{password}".encode()) and bool(password)
+    # Digests have one length, which tells nothing of the password's.
+    wanted = hashlib.sha256(f"{user}:{password}".encode()).digest()
+    return hmac.compare_digest(hashlib.sha256(given).digest(), wanted) and bool(password)

@@ -1,14 +1,14 @@
-"""The public surface: health, readiness, status, metrics, synced.  No auth, no row data, and it changes nothing."""
+"""The public surface: page, health, readiness, status, metrics, synced.  No auth, no row data, changes nothing."""
 
 from __future__ import annotations
 
-import json
 from typing import Callable, Optional
 
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 
 from flusso_sync.status import Status
+from flusso_sync.web.dashboard import add_dashboard, guard
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -34,27 +34,19 @@ def public_app(
         ready, reason = status.ready()
         return Response(reason + "\n", 200 if ready else 503, content_type=TEXT)
 
-    def show_status() -> Response:
-        # Not jsonify: it would sort the keys.
-        body = json.dumps(status.snapshot().to_json(), default=str, ensure_ascii=False, separators=(",", ":"))
-        return Response(body, content_type="application/json")
-
     def show_metrics() -> Response:
         text = metrics() if metrics is not None else None
         if text is None:
             return Response("", 503, content_type=TEXT)
         return Response(text, content_type=TEXT)
 
-    routes = {"/healthz": healthz, "/readyz": readyz, "/status": show_status, "/metrics": show_metrics}
+    routes = {"/healthz": healthz, "/readyz": readyz, "/metrics": show_metrics}
     if synced is not None:
         routes["/synced"] = synced
     for path, view in routes.items():
         app.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
-
-    @app.after_request
-    def forbid_storing(response: Response) -> Response:
-        response.headers["Cache-Control"] = "no-store"
-        return response
+    add_dashboard(app, status, surface="public")
+    app.after_request(guard)
 
     @app.errorhandler(HTTPException)
     def empty(error: HTTPException) -> Response:

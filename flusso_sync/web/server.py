@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Optional
 
 from waitress import wasyncore  # type: ignore[import-untyped]
 from waitress.adjustments import Adjustments  # type: ignore[import-untyped]
+from waitress.channel import HTTPChannel  # type: ignore[import-untyped]
 from waitress.server import TcpWSGIServer  # type: ignore[import-untyped]
 from waitress.task import ThreadedTaskDispatcher  # type: ignore[import-untyped]
 
@@ -50,10 +51,36 @@ class AddressUnusable(FlussoError):
     exit_code = EXIT_CONFIG
 
 
-class _Server(TcpWSGIServer):  # type: ignore[misc]
-    """waitress's server, which rests after a failed accept."""
+#: From its first byte on, a request must be here whole within this: else a byte now and then would hold a connection
+#: for ever, and a thousand of them all of ours.
+REQUEST_SECONDS = 30
 
+
+class _Channel(HTTPChannel):  # type: ignore[misc]
+    """waitress's connection, which knows since when it waits for the rest of a request."""
+
+    began: Optional[float] = None
+
+    def received(self, data: bytes) -> bool:
+        going_on = bool(super().received(data))
+        if self.request is None:
+            self.began = None
+        elif self.began is None:
+            self.began = monotonic()
+        return going_on
+
+
+class _Server(TcpWSGIServer):  # type: ignore[misc]
+    """waitress's server, which rests after a failed accept and cuts off requests that never end."""
+
+    channel_class = _Channel
     paused_until = 0.0
+
+    def maintenance(self, now: float) -> None:
+        super().maintenance(now)
+        for channel in self.active_channels.values():
+            if channel.began is not None and monotonic() - channel.began > REQUEST_SECONDS:
+                channel.will_close = True
 
     def readable(self) -> bool:
         ready = bool(super().readable())
