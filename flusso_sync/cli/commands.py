@@ -23,6 +23,7 @@ COMMANDS: Dict[str, str] = {
     "rollback": "flusso_sync.cli.rollback",
     "run": "flusso_sync.cli.run",
     "search": "flusso_sync.cli.search",
+    "status": "flusso_sync.cli.status",
     "verify": "flusso_sync.cli.verify",
 }
 
@@ -76,6 +77,7 @@ def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> No
             "  flussod check -c etc/flusso.yaml say what a run would stumble over, change nothing\n"
             "  flussod preview orders 7         a document as it would be built now\n"
             "  flussod explain items 17         which documents a change of a row builds anew\n"
+            "  flussod status --watch           how a running daemon is\n"
             "  flussod indexes                  what there is of each index\n"
             "  flussod reindex users            build an index anew beside the one that is read\n"
             "  flussod verify -c etc/flusso.yaml compare what readers find with the rows\n"
