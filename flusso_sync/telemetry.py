@@ -15,20 +15,38 @@ import time
 from importlib import import_module
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence
 
+from opentelemetry.context import Context
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import Resource
+from opentelemetry.trace import set_span_in_context
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 
-from flusso_sync.observer import BatchStats, Observer
-from flusso_sync.status import Status, StatusSnapshot
+from flusso_sync.observer import BatchStats, Observer, Stage
+from flusso_sync.status import Status, StatusSnapshot, format_lsn
 
 logger = logging.getLogger("flusso_sync.telemetry")
 
 FLUSH_BUCKETS_SECONDS: Sequence[float] = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+#: Sizes of batches, in changes and in documents.
+SIZE_BUCKETS: Sequence[float] = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000)
+
+#: Figures of each sink: instrument -> (key of its figures, unit, description).
+_SINK_GAUGES: Mapping[str, "tuple[str, str, str]"] = {
+    "flusso.sink.waiting": ("waiting", "", "documents that wait to be written"),
+    "flusso.sink.waiting_size": ("waiting_bytes", "By", "what the waiting documents weigh"),
+    "flusso.sink.requests_in_flight": ("requests_in_flight", "", "requests under way now"),
+    "flusso.sink.concurrency": ("concurrency", "", "requests that may be under way at once"),
+}
+_SINK_COUNTERS: Mapping[str, "tuple[str, str]"] = {
+    "flusso.sink.requests": ("requests", "requests sent"),
+    "flusso.sink.written": ("written", "documents that are durable, deletes included"),
+    "flusso.sink.retries": ("retries", "documents that had to be sent again"),
+}
 
 #: How often metrics are pushed over OTLP.
 PUSH_INTERVAL_MILLIS = 10_000
@@ -56,7 +74,13 @@ class MetricsObserver(Observer):
         for index, documents in stats.documents_by_index.items():
             self._telemetry.documents.add(documents, {"index": index})
         self._telemetry.flushes.record(stats.flush_seconds)
+        if stats.changes:
+            self._telemetry.batch_changes.record(stats.changes)
+            self._telemetry.batch_documents.record(stats.documents)
         self._telemetry.trace_batch(stats)
+
+    def on_stage(self, stage: Stage) -> None:
+        self._telemetry.stages.record(stage.seconds, {"stage": stage.name})
 
     def on_document_quarantined(self, index: str, id: str, reason: str) -> None:
         self._telemetry.quarantined.add(1, {"index": index})
@@ -86,6 +110,11 @@ class Telemetry:
                     instrument_name="flusso.flush.duration",
                     aggregation=ExplicitBucketHistogramAggregation(FLUSH_BUCKETS_SECONDS),
                 ),
+                View(
+                    instrument_name="flusso.stage.duration",
+                    aggregation=ExplicitBucketHistogramAggregation(FLUSH_BUCKETS_SECONDS),
+                ),
+                View(instrument_name="flusso.batch.*", aggregation=ExplicitBucketHistogramAggregation(SIZE_BUCKETS)),
                 # Some versions of the SDK measure themselves.
                 View(instrument_name="otel.*", aggregation=DropAggregation()),
             ],
@@ -99,7 +128,14 @@ class Telemetry:
         self.seeded = meter.create_counter("flusso.indexes.seeded", description="backfills completed")
         self.quarantined = meter.create_counter("flusso.documents.quarantined", description="rejected and skipped")
         self.flushes = meter.create_histogram("flusso.flush.duration", unit="s", description="sink flush time")
-        counters: Dict[str, tuple[str, Callable[[StatusSnapshot], int]]] = {
+        self.stages = meter.create_histogram(
+            "flusso.stage.duration",
+            unit="s",
+            description="time of a stage of the way of a batch",
+        )
+        self.batch_changes = meter.create_histogram("flusso.batch.changes", description="changes of a live batch")
+        self.batch_documents = meter.create_histogram("flusso.batch.documents", description="documents of a live batch")
+        counters: Dict[str, tuple[str, Callable[[StatusSnapshot], float]]] = {
             "flusso.changes.captured": ("changes pulled from the source", lambda s: s.changes_captured),
             "flusso.changes.committed": ("changes flushed and confirmed", lambda s: s.changes_committed),
             "flusso.changes.ignored": ("updates of columns that no index uses", lambda s: s.changes_ignored),
@@ -113,6 +149,14 @@ class Telemetry:
                 "events that a slow observer did not get",
                 lambda s: s.observer_events_dropped,
             ),
+            "flusso.visibility.waits": (
+                "snapshots that did not show their batch at once",
+                lambda s: s.visibility_waits,
+            ),
+            "flusso.visibility.wait_seconds": (
+                "time that snapshots were waited for, in seconds",
+                lambda s: s.visibility_wait_seconds,
+            ),
         }
         for name, (description, total) in counters.items():
             meter.create_observable_counter(name, [self._watch(_plain(total))], description=description)
@@ -121,6 +165,30 @@ class Telemetry:
                 "server WAL position minus confirmed position",
                 "By",
                 lambda s: [] if s.slot_lag_bytes is None else [Observation(s.slot_lag_bytes)],
+            ),
+            "flusso.lag": (
+                "age of the oldest change that is not durable yet",
+                "s",
+                lambda s: [] if s.lag_seconds is None else [Observation(s.lag_seconds)],
+            ),
+            "flusso.slot.retained": ("WAL that the slot makes the server keep", "By", _fact("slot", "retained_bytes")),
+            "flusso.slot.safe": ("WAL until the server gives the slot up", "By", _fact("slot", "safe_wal_bytes")),
+            "flusso.queue.changes": ("changes between capture and engine", "", _figure("queue", "changes")),
+            "flusso.queue.capacity": ("changes that have room there", "", _figure("queue", "capacity")),
+            "flusso.source.connections": ("connections that read documents", "", _figure("connections", "documents")),
+            "flusso.fan_out.jobs": (
+                "changes of rows shown in very many documents, not worked off yet",
+                "",
+                _plain(lambda s: s.facts.get("fan_out.waiting", 0)),
+            ),
+            "flusso.index.documents": (
+                "documents that readers find",
+                "",
+                lambda s: [
+                    Observation(index.documents, {"index": name})
+                    for name, index in s.indexes.items()
+                    if index.documents is not None
+                ],
             ),
             "flusso.indexes": ("indexes ensured at the sink", "", _plain(lambda s: s.indexes_ensured)),
             "flusso.changes.in_flight": ("captured minus committed", "", _plain(lambda s: s.changes_in_flight)),
@@ -174,6 +242,10 @@ class Telemetry:
         }
         for name, (description, unit, values) in gauges.items():
             meter.create_observable_gauge(name, [self._watch(values)], unit=unit, description=description)
+        for name, (key, unit, description) in _SINK_GAUGES.items():
+            meter.create_observable_gauge(name, [self._watch(_by_sink(key))], unit=unit, description=description)
+        for name, (key, description) in _SINK_COUNTERS.items():
+            meter.create_observable_counter(name, [self._watch(_by_sink(key))], description=description)
         self._start_tracing(environ)
 
     def observer(self) -> MetricsObserver:
@@ -190,16 +262,26 @@ class Telemetry:
             self._scraping.release()
 
     def trace_batch(self, stats: BatchStats) -> None:
-        """Record a batch as a span that ends now, if traces are exported."""
+        """Record a batch as a span that ends now, with its stages inside, if traces are exported."""
         if self._tracer is None:
             return
-        end = time.time_ns()
-        span = self._tracer.start_span(
-            "flush",
-            start_time=end - int(stats.flush_seconds * 1e9),
-            attributes={"changes": stats.changes, "documents": stats.documents},
+        end, now = time.time_ns(), time.monotonic()
+        attributes: Dict[str, Any] = {"changes": stats.changes, "documents": stats.documents}
+        if stats.position is not None:
+            attributes["lsn"] = format_lsn(stats.position)
+        began = end - int(stats.flush_seconds * 1e9)
+        batch = self._tracer.start_span(
+            "batch" if stats.changes else "chunk", context=Context(), start_time=began, attributes=attributes
         )
-        span.end(end)
+        inside = set_span_in_context(batch, Context())
+        for stage in stats.stages:
+            attributes = {"items": stage.items}
+            if stage.sink is not None:
+                attributes["sink"] = stage.sink
+            since = end - int((now - stage.began) * 1e9)
+            span = self._tracer.start_span(stage.name, context=inside, start_time=since, attributes=attributes)
+            span.end(since + int(stage.seconds * 1e9))
+        batch.end(end)
 
     def shutdown(self, timeout: float = 1.0) -> bool:
         """Send what is collected and stop the exporters; False when they did not end within ``timeout`` seconds."""
@@ -242,7 +324,35 @@ class Telemetry:
         self._tracer = provider.get_tracer("flusso")
 
 
-def _plain(value: Callable[[StatusSnapshot], int]) -> Callable[[StatusSnapshot], Iterable[Observation]]:
+def _fact(group: str, key: str) -> Callable[[StatusSnapshot], Iterable[Observation]]:
+    """A number of a group of facts, while it is known."""
+
+    def values(snapshot: StatusSnapshot) -> Iterable[Observation]:
+        value = (snapshot.facts.get(group) or {}).get(key)
+        return [] if value is None else [Observation(value)]
+
+    return values
+
+
+def _figure(part: str, key: str) -> Callable[[StatusSnapshot], Iterable[Observation]]:
+    """A number that a part of the pipeline tells of itself, while it runs."""
+
+    def values(snapshot: StatusSnapshot) -> Iterable[Observation]:
+        value = snapshot.figures.get(part, {}).get(key)
+        return [] if value is None else [Observation(value)]
+
+    return values
+
+
+def _by_sink(key: str) -> Callable[[StatusSnapshot], Iterable[Observation]]:
+    return lambda snapshot: [
+        Observation(figures[key], {"sink": name})
+        for name, figures in snapshot.figures.get("sinks", {}).items()
+        if key in figures
+    ]
+
+
+def _plain(value: Callable[[StatusSnapshot], float]) -> Callable[[StatusSnapshot], Iterable[Observation]]:
     return lambda snapshot: [Observation(value(snapshot))]
 
 

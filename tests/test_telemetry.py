@@ -13,9 +13,10 @@ from typing import Dict, Iterator, List, Tuple
 import pytest
 
 from flusso_sync import telemetry as module
-from flusso_sync.observer import BatchStats, FanOut, StatusObserver
+from flusso_sync.observer import BatchStats, FanOut, Stage, StatusObserver
 from flusso_sync.status import IndexState, Phase, Status
 from flusso_sync.telemetry import Telemetry
+from tests.scenes import calm
 from tests.waiting import wait_for
 
 #: operations.md section 3.
@@ -97,7 +98,16 @@ def test_values_are_those_of_the_status_and_carry_no_other_labels(told: Tuple[St
         "flusso_gap": 0,
         "flusso_troubles": 0,
         "flusso_observer_events_dropped_total": 0,
+        "flusso_lag_seconds": found["flusso_lag_seconds"],
+        "flusso_visibility_waits_total": 0,
+        "flusso_visibility_wait_seconds_total": 0,
+        "flusso_fan_out_jobs": 0,
+        "flusso_batch_changes_count": 1,
+        "flusso_batch_changes_sum": 5,
+        "flusso_batch_documents_count": 1,
+        "flusso_batch_documents_sum": 4,
     }
+    assert 0 <= found["flusso_lag_seconds"] < 60
 
 
 def test_buckets_are_flussos_and_cumulative(told: Tuple[Status, Telemetry]) -> None:
@@ -136,6 +146,79 @@ def test_a_lag_nobody_knows_is_no_series_and_a_build_shows_its_rows() -> None:
     status.trouble("sink", "away", blocking=True)
     found = samples(scraped(telemetry))
     assert (found["flusso_gap"], found["flusso_troubles"], found["flusso_ready"]) == (1, 1, 0)
+    telemetry.shutdown(5)
+
+
+def test_what_parts_of_the_pipeline_say_is_measured_by_sink_and_stage() -> None:
+    status = calm()
+    telemetry = Telemetry(status, {})
+    for name, seconds in (("snapshot", 0.0004), ("resolve", 0.002), ("build", 0.02), ("bulk", 0.02), ("bulk", 99)):
+        telemetry.observer().on_stage(Stage(name, 0.0, seconds))
+    found = samples(scraped(telemetry))
+    assert found['flusso_stage_duration_seconds_count{stage="bulk"}'] == 2
+    assert found['flusso_stage_duration_seconds_bucket{le="0.025",stage="build"}'] == 1
+    assert found['flusso_stage_duration_seconds_bucket{le="0.01",stage="build"}'] == 0
+    assert (found["flusso_queue_changes"], found["flusso_queue_capacity"]) == (10, 16_384)
+    assert found['flusso_sink_waiting{sink="search"}'] == 3
+    assert found['flusso_sink_waiting_size_bytes{sink="search"}'] == 8000
+    assert found['flusso_sink_requests_in_flight{sink="search"}'] == 1
+    assert found['flusso_sink_concurrency{sink="search"}'] == 2
+    assert found['flusso_sink_retries_total{sink="search"}'] == 12
+    assert found['flusso_sink_written_total{sink="search"}'] == 431_000
+    assert found['flusso_index_documents{index="orders"}'] == 150_000
+    assert found["flusso_slot_retained_bytes"] == 48 * 1024**2
+    assert found["flusso_slot_safe_bytes"] == 9 * 1024**3
+    assert (found["flusso_source_connections"], found["flusso_visibility_waits_total"]) == (3, 1)
+    for part in ("queue", "sinks", "connections"):
+        status.set_figures(part, None)
+    gone = samples(scraped(telemetry))
+    assert not [name for name in gone if name.startswith(("flusso_queue", "flusso_sink", "flusso_source"))]
+    telemetry.shutdown(5)
+
+
+def test_labels_come_from_the_configuration_alone(told: Tuple[Status, Telemetry]) -> None:
+    """So there are as many series as indexes, sinks and stages, whatever documents, troubles and errors there are."""
+    before = set(samples(scraped(told[1])))
+    for number in range(200):
+        told[1].observer().on_document_quarantined("users", f"id {number}", f"reason {number}")
+        told[1].observer().on_batch_committed(BatchStats(number, 1, {"users": 1}, number, number))
+        told[0].trouble(f"trouble {number}", f"what {number}")
+        told[0].error(f"error {number}")
+    assert set(samples(scraped(told[1]))) == before
+    ours = [series for series in before if not series.startswith("target_info")]
+    labels = {label for series in ours for label in re.findall(r'[{,]([a-z_]+)="', series)}
+    assert labels <= {"index", "state", "le", "sink", "stage"}
+
+
+def test_a_batch_is_a_span_with_its_stages_inside() -> None:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    telemetry = Telemetry(Status(), {})
+    kept = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    telemetry._tracer = provider.get_tracer("flusso")
+    began = monotonic() - 1.0
+    stages = [
+        Stage("snapshot", began, 0.1, 7),
+        Stage("resolve", began + 0.1, 0.2, 7),
+        Stage("build", began + 0.3, 0.3, 3),
+        Stage("bulk", began + 0.6, 0.4, 3, "search"),
+    ]
+    telemetry.trace_batch(BatchStats(7, 3, {"users": 3}, 1.0, 0x16B374D848, stages))
+    telemetry.trace_batch(BatchStats(0, 3, {"users": 3}, 1.0))
+    *inside, batch, chunk = kept.get_finished_spans()
+    assert [span.name for span in inside] == ["snapshot", "resolve", "build", "bulk"]
+    assert (batch.name, chunk.name, batch.parent, chunk.parent) == ("batch", "chunk", None, None)
+    assert dict(batch.attributes or {}) == {"changes": 7, "documents": 3, "lsn": "16/B374D848"}
+    assert dict(inside[3].attributes or {}) == {"items": 3, "sink": "search"}
+    for span, stage in zip(inside, stages):
+        assert span.parent is not None and span.parent.span_id == batch.context.span_id
+        assert span.start_time is not None and span.end_time is not None and batch.start_time is not None
+        assert (span.end_time - span.start_time) / 1e9 == pytest.approx(stage.seconds, abs=0.001)
+        assert (span.start_time - batch.start_time) / 1e9 == pytest.approx(stage.began - began, abs=0.2)
     telemetry.shutdown(5)
 
 
