@@ -13,14 +13,18 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import pytest
 import yaml
 
-from flusso_sync.sinks.base import Request
+from flusso_sync.backends import DefaultBackends
+from flusso_sync.config.load import load_config
+from flusso_sync.daemon import DaemonOptions
+from flusso_sync.sinks.base import Request, Sink
 from flusso_sync.sinks.sqlite.settings import SqliteSettings
 from flusso_sync.sinks.sqlite.sink import SqliteSink
+from tests.deployment import lsn_number
 from tests.fix_daemon import CHECKOUT, FLUSSOD, DaemonProcess, MakeDaemon, clean_environment, write_yaml
 from tests.fix_deployment import OWNER, as_role, give_to_owner
 from tests.fix_opensearch import Prefix
@@ -58,15 +62,20 @@ class Shop:
         prefix: Prefix,
         make_daemon: MakeDaemon,
         schemas: Optional[Mapping[str, Path]] = None,
+        keep: Optional[Mapping[str, int]] = None,
         **settings: Any,
     ) -> None:
         self.database = database
+        self.prefix = prefix
         give_to_owner(database)
         owned = "SET ROLE " + OWNER + ";" + (CHECKOUT / "examples" / "shop.sql").read_text(encoding="utf-8")
         database.execute(owned)
         shipped = yaml.safe_load((CHECKOUT / "etc" / "flusso.yaml").read_text(encoding="utf-8"))
         files = schemas or {one["name"]: CHECKOUT / "etc" / one["schema"] for one in shipped["index"]}
-        index = [{"name": name, "schema": str(file), "keep_generations": 1} for name, file in files.items()]
+        index = [
+            {"name": name, "schema": str(file), "keep_generations": (keep or {}).get(name, 1)}
+            for name, file in files.items()
+        ]
         self.config: Dict[str, Any] = {
             "prefix": prefix.prefix,
             "source": {
@@ -135,12 +144,24 @@ class Shop:
         )
 
     def generations(self, index: str) -> Mapping[int, str]:
-        return {number: one["state"] for number, one in self.listed(index).items()}
+        with self.sink() as sink:
+            return {one.number: one.state for one in sink.generations()[index]}
 
-    def listed(self, index: str) -> Dict[int, Dict[str, Any]]:
-        """Number -> generation of the one sink that there is, newest first."""
-        found = self.run("indexes", "--format", "json").json[index]["sinks"]
-        return {one["number"]: one for generations in found.values() for one in generations}
+    @contextlib.contextmanager
+    def sink(self) -> Iterator[Sink]:
+        """The one sink that there is, as a command has it, in much less time."""
+        config = load_config(str(self.daemon.folder / "flusso.yaml"))
+        (sink,) = DefaultBackends().sinks(config, DaemonOptions()).values()
+        with contextlib.closing(sink):
+            yield sink
+
+    def aliases(self, index: str) -> Dict[str, str]:
+        """What readers use of an index in OpenSearch, and what writers use, -> the index behind it."""
+        return {
+            alias: name
+            for alias, name in self.prefix.aliases()
+            if name.startswith(f"{self.prefix.prefix}{index}_") and name != alias
+        }
 
 
 @pytest.fixture
@@ -254,9 +275,81 @@ def hours(database: Database, owner: str, opensearch_prefix: Prefix, make_daemon
 #: A file in place of the cluster.
 FILE: Dict[str, Any] = {"file": {"type": "sqlite", "path": "shop.sqlite"}}
 
+#: The sinks that keep generations: what the configuration says instead of its own.
+SINKS: Dict[str, Any] = {"opensearch": None, "sqlite": FILE}
+
 
 #: Builds of five hundred rows take most of a minute; a restart without it ends the wait.
 SLOW = {"max_rows_per_second": 10, "chunk_rows": 10, "workers": 1}
+
+
+@pytest.mark.parametrize("kind", SINKS)
+def test_generations_are_kept_listed_and_gone_back_to(
+    database: Database, owner: str, opensearch_prefix: Prefix, make_daemon: MakeDaemon, kind: str
+) -> None:
+    keep = {"users": 2, "orders": 1, "products": 0}
+    settings = {} if SINKS[kind] is None else {"sinks": SINKS[kind]}
+    shop = Shop(database, opensearch_prefix, make_daemon, keep=keep, **settings)
+    database.execute("INSERT INTO users (email, name) SELECT 'u' || n, 'U' FROM generate_series(1, 500) n")
+    shop.daemon.start().wait_until_live()
+
+    def name() -> str:
+        with shop.sink() as sink:
+            return str(json.loads(sink.get("users", "1") or b"{}").get("name"))
+
+    def renamed(to: str) -> None:
+        database.execute(f"UPDATE users SET name = '{to}' WHERE id = 1")
+        shop.daemon.wait_for(lambda: name() == to, message=f"{to} arrived")
+
+    # Given three reindexes of each, and a change before each of them
+    for number in (2, 3, 4):
+        renamed(f"before {number}")
+        for index in keep:
+            assert shop.ask("POST", f"/reindex?index={index}")[0] == 202
+        for index in keep:
+            shop.rebuilt(index, number)
+    # Then as many are kept as each is to keep, and each shows where it stands still
+    shown = shop.run("indexes", "--format", "json").json
+    for index, kept in keep.items():
+        (generations,) = shown[index]["sinks"].values()
+        listed = {one["number"]: one for one in generations}
+        assert [one["state"] for one in listed.values()] == ["read", *["kept"] * kept], (index, listed)
+        assert list(listed) == list(range(4, 3 - kept, -1))
+        positions = [lsn_number(one["frozen_lsn"]) for number, one in listed.items() if number != 4]
+        assert listed[4]["frozen_lsn"] is None and positions == sorted(positions, reverse=True) and all(positions)
+    # When the last change turns out to be a mistake, and builds are so slow that one is met
+    renamed("after 4")
+    shop.restart(backfill=SLOW)
+    before = shop.aliases("users") if kind == "opensearch" else {}
+    answer = shop.run("rollback", "users")
+    assert answer.code == 0 and "back on generation 3 in sink" in answer.output, answer
+    # Then readers have the former one at once, with what it held when it was replaced
+    assert name() == "before 4"
+    states = shop.generations("users")
+    assert states == {5: "building", 4: "kept", 3: "rolled back to", 2: "kept"}, states
+    assert "readers of index users are back on generation 3" in shop.daemon.log
+    if kind == "opensearch":
+        during = shop.aliases("users")
+        (hash_alias,) = [alias for alias in before if re.search(r"/?users_[0-9a-f]{16}$", alias)]
+        convenience = f"{opensearch_prefix.prefix}users"
+        assert during[hash_alias] == during[convenience] == f"{hash_alias}_3"
+        assert f"{hash_alias}_5" in [index for alias, index in during.items() if alias.endswith("_5")]
+    # And a second request goes further back, the build begins again, and what readers had last is kept in the end
+    answer = shop.run("rollback", "users")
+    assert answer.code == 0 and "back on generation 2 in sink" in answer.output, answer
+    assert name() == "before 3"
+    answer = shop.run("rollback", "users")
+    assert answer.code == 5 and "keeps no former generation of index users" in answer.errors, answer
+    answer = shop.run("rollback", "products")
+    assert answer.code == 5 and "keep_generations says how many are kept" in answer.errors, answer
+    shop.restart(backfill={})
+    shop.daemon.wait_for(lambda: name() == "after 4", 60, "the fresh one is complete")
+    newest = max(shop.generations("users"))
+    assert shop.generations("users") == {newest: "read", 3: "kept", 2: "kept"}
+    if kind == "opensearch":
+        after = shop.aliases("users")
+        assert after[hash_alias] == after[convenience] == f"{hash_alias}_{newest}"
+    renamed("and on")
 
 
 def test_a_second_reindex_joins_the_first_and_what_is_disabled_or_unknown_is_refused(
