@@ -92,7 +92,13 @@ def test_histories_end_right(servers: Servers, first: int) -> None:
 
 
 #: Guards that few histories can do without; the default run shows it of the first one.
-GUARDS = ("leave_identities_alone", "forget_old_tuples", "truncates_ignored", "slot_after_the_first_read")
+GUARDS = (
+    "leave_identities_alone",
+    "forget_old_tuples",
+    "truncates_ignored",
+    "slot_after_the_first_read",
+    "confirm_before_durable",
+)
 
 
 @pytest.mark.pg
