@@ -469,6 +469,7 @@ class Pipeline:
             version=self._works.engine.version if self._works is not None else 0,
             timeline=self._identity.timeline if self._identity is not None else 0,
             slot=self._identity.slot if self._identity is not None else "",
+            address=self._identity.address if self._identity is not None else "",
             coverage=self._coverage,
             shapes=self._drift.shapes,
         )

@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set
 
 import psycopg
 import pytest
@@ -96,6 +96,10 @@ class Rig:
             "SELECT (confirmed_flush_lsn - '0/0')::int8 FROM pg_replication_slots WHERE slot_name = %s", [self.slot]
         )
         return int(rows[0][0]) if rows else 0
+
+    def recorded(self, coverage: Mapping[str, str]) -> Record:
+        """What a daemon notes that has got so far as the slot, which is the end of it when nobody streamed."""
+        return Record(confirmed=self.confirmed(), coverage=coverage)
 
     def position(self) -> int:
         return int(self.database.execute("SELECT (pg_current_wal_insert_lsn() - '0/0')::int8")[0][0])
@@ -229,11 +233,9 @@ def test_the_watch_notices_once_that_less_is_told_and_what_may_be_missing_is_reb
         f"DROP PUBLICATION IF EXISTS {rig.slot}; CREATE PUBLICATION {rig.slot} FOR TABLE parents, children"
     )
     rig.capture.close()
-    prepared = rig.prepare(Record(confirmed=1 << 62, coverage=coverage))
+    prepared = rig.prepare(rig.recorded(coverage))
     assert set(prepared.rebuild) == {"parents"}
-    assert rig.capture.prepare(Record(confirmed=1 << 62, coverage=prepared.coverage), rig.stop).coverage == (
-        prepared.coverage
-    )
+    assert rig.capture.prepare(rig.recorded(prepared.coverage), rig.stop).coverage == (prepared.coverage)
     rig.capture.watch()
 
 
@@ -251,7 +253,7 @@ def test_an_identity_that_was_locked_out_is_set_by_the_watch(
     with pytest.raises(SourceChanged):
         rig.capture.watch()
     assert database.execute("SELECT relreplident::text FROM pg_class WHERE relname = 'children'") == [("f",)]
-    assert set(rig.capture.prepare(Record(confirmed=1 << 62, coverage=coverage), rig.stop).rebuild) == {"parents"}
+    assert set(rig.capture.prepare(rig.recorded(coverage), rig.stop).rebuild) == {"parents"}
 
 
 LEAVES = """
@@ -294,7 +296,8 @@ def test_a_leaf_that_never_held_a_row_is_heard_and_has_nothing_rebuilt(
     rig = make(on_blind_table="warn")
     if theirs:
         database.execute(f"CREATE PUBLICATION {rig.slot} FOR ALL TABLES")
-    record = Record(confirmed=1 << 62, coverage=rig.prepare().coverage)
+    coverage = rig.prepare().coverage
+    record = rig.recorded(coverage)
     statements, missed = GROWTH[growth]
     # An old transaction must not hold up what has nothing to be read.
     with database.connect(autocommit=False) as older:
@@ -316,7 +319,7 @@ def test_a_leaf_that_never_held_a_row_is_heard_and_has_nothing_rebuilt(
     rig.capture.watch()
     rig.capture.close()
     rig = make(on_blind_table="warn")
-    assert rig.prepare(Record(confirmed=1 << 62, coverage=prepared.coverage)).rebuild == {}
+    assert rig.prepare(rig.recorded(prepared.coverage)).rebuild == {}
     rig.capture.watch()
 
 
@@ -341,13 +344,13 @@ def test_a_leaf_created_while_another_one_is_published_is_published_as_well(
 def test_a_slot_older_than_its_publication_is_made_anew_and_is_a_gap_where_something_was_built(
     make: Callable[..., Rig], database: Database
 ) -> None:
-    for record in (None, Record(confirmed=1 << 62)):
+    for built in (False, True):
         rig = make()
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [rig.slot])
         before = rig.confirmed()
-        prepared = rig.prepare(record)
+        prepared = rig.prepare(rig.recorded({}) if built else None)
         assert prepared.position > before
-        assert (prepared.gap is not None) is (record is not None)
+        assert (prepared.gap is not None) is built
         rig.end()
         database.execute("SELECT pg_drop_replication_slot(%s)", [rig.slot])
         database.execute(f"DROP PUBLICATION {rig.slot}")
@@ -560,3 +563,40 @@ def test_a_lag_that_is_asked_for_after_the_end_leaves_no_connection(database: Da
     assert rig.capture.lag() is None
     ours = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     wait_for(lambda: database.execute(ours) == [])
+
+
+def test_a_slot_that_the_server_is_about_to_give_up_is_named_and_one_that_it_gave_up_blocks(
+    make: Callable[..., Rig], database: Database, postgres: PostgresServer
+) -> None:
+    rig = make()
+    rig.prepare()
+
+    def told() -> str:
+        rig.capture.lag()
+        return next((f"{one.what} {one.blocking}" for one in rig.status.troubles() if one.key == "slot"), "")
+
+    assert not told()
+    postgres.set(max_slot_wal_keep_size="64MB")
+    try:
+        switch = "SELECT pg_logical_emit_message(false, 'test', 'x'), pg_switch_wal()"
+        assert not told()
+        # Segments have 16 MB: the server keeps five.
+        for _ in range(4):
+            database.execute(switch)
+        assert "bytes more are written" in told() and told().endswith("False")
+        postgres.set(max_slot_wal_keep_size="1MB")
+        assert "about to be invalidated" in told()
+
+        def lost() -> bool:
+            database.execute(switch)
+            database.execute("CHECKPOINT")
+            return "was invalidated" in told()
+
+        wait_for(lost, 60)
+        assert told().endswith("True") and not rig.status.ready()[0]
+    finally:
+        postgres.set(max_slot_wal_keep_size=None)
+    database.execute("SELECT pg_drop_replication_slot(%s)", [rig.slot])
+    rig.prepare()
+    assert not any(one.key == "slot" for one in rig.status.troubles())
+    assert not told()

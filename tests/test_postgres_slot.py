@@ -197,6 +197,8 @@ def test_a_gap_is_whatever_lies_between_the_record_and_the_slot() -> None:
     assert describe_gap("s", state(9), 10) is None
     assert "is gone" in (describe_gap("s", None, 10) or "")
     assert "removed WAL" in (describe_gap("s", state(9, "lost"), 10) or "")
+    for why, told in (("", "removed WAL"), ("wal_removed", "removed WAL"), ("idle_timeout", "(idle_timeout)")):
+        assert told in (describe_gap("s", state(9, "lost")._replace(invalidation_reason=why), 10) or "")
     assert "beyond our record 0/A" in (describe_gap("s", state(11), 10) or "")
 
 

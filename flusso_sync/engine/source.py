@@ -83,13 +83,15 @@ class Record:
 
     ``coverage`` is the source's own note, by table, of how completely its changes are told.  ``shapes`` says, by index,
     of what its documents were made up to this position, and ``drifted`` of one that stands still; see
-    ``Pipeline``, which compares it at the next start.
+    ``Pipeline``, which compares it at the next start.  ``timeline`` and ``address`` are those of the source that told
+    the position.
     """
 
     confirmed: int
     version: int = 0
     timeline: int = 0
     slot: str = ""
+    address: str = ""
     coverage: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, str] = field(default_factory=dict)
 

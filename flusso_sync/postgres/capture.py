@@ -29,7 +29,7 @@ from flusso_sync.errors import (
     SourceRefused,
     SourceUnavailable,
 )
-from flusso_sync.postgres import identity, publication, slot
+from flusso_sync.postgres import history, identity, publication, slot
 from flusso_sync.postgres.bind import keys_for
 from flusso_sync.postgres.catalog import Catalog, Relation, read_catalog
 from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
@@ -57,6 +57,9 @@ GUARD_SETTINGS = {"idle_session_timeout": "15000"}
 
 #: What the record notes beside the coverage by table: "identity before schema.table", and the DDL that restores it.
 FORMER = "identity before"
+
+#: The server removes WAL that a slot needs beyond ``max_slot_wal_keep_size``; told when less than this share is left.
+SMALL_HEADROOM = 0.25
 
 #: Messages decoded between two looks at the clock.
 MESSAGES_PER_LOOK = 256
@@ -168,11 +171,13 @@ def survey(
     return Survey(leaves, marks, identities, oids)
 
 
-def source_identity(connection: "psycopg.Connection[Any]", slot_name: str, address: str) -> SourceIdentity:
+def source_identity(
+    connection: "psycopg.Connection[Any]", slot_name: str, address: str, timeline: int = 0
+) -> SourceIdentity:
     """What tells this source from every other, and who owns a sink."""
-    system, timeline, database = rows(
+    system, database = rows(
         connection,
-        "select (pg_control_system()).system_identifier::text, (pg_control_checkpoint()).timeline_id,"
+        "select (pg_control_system()).system_identifier::text,"
         " (select oid::text from pg_database where datname = current_database())",
     )[0]
     return SourceIdentity(system, database, slot_name, address, timeline)
@@ -211,6 +216,7 @@ class PostgresCapture(Capture):
         #: For each identity that we altered, ever, the DDL that undoes it; kept with the record.
         self._former: Dict[str, str] = {}
         self._system = ""
+        self._timeline: Optional[str] = None
         self._origin: Optional[Tuple[str, str]] = None
         self._closed = False
 
@@ -229,8 +235,11 @@ class PostgresCapture(Capture):
         self._closed = False
         connection = self._guarded()
         slot.check_server(connection, failover=self._settings.failover)
-        found = source_identity(connection, self._settings.slot, self._access.address)
+        now = history.standing(connection)
+        found = source_identity(connection, self._settings.slot, self._access.address, now.timeline)
         self._system = found.system_identifier
+        # A standby changes its timeline with its primary, and notes that late.
+        self._timeline = None if now.recovering else str(now.timeline)
         return found
 
     def leave_out(self, indexes: Sequence[str]) -> None:
@@ -429,7 +438,7 @@ class PostgresCapture(Capture):
     ) -> Prepared:
         name = self._settings.slot
         recorded = record.confirmed if record is not None and record.confirmed else None
-        gap = slot.describe_gap(name, existing, recorded) or self._set_back(connection, record)
+        gap = slot.describe_gap(name, existing, recorded) or self._broken(connection, existing, record)
         if gap is None and unreadable is not None and recorded is not None:
             gap = unreadable
         if gap is not None:
@@ -453,16 +462,20 @@ class PostgresCapture(Capture):
             if failover:
                 slot.check_failover(connection, name)
         self._confirmed = self._received = position
+        # The next sample of the lag may be long in coming.
+        self._status.clear_trouble("slot")
         return Prepared(position, gap=gap, rebuild=dict(rebuild), coverage={**self._coverage, **self._former})
 
-    def _set_back(self, connection: "psycopg.Connection[Any]", record: Optional[Record]) -> Optional[str]:
-        """A sentence when the source is behind the versions we wrote: it was restored, or failed over with loss."""
-        if record is None or not record.version:
+    def _broken(
+        self, connection: "psycopg.Connection[Any]", existing: Optional[slot.SlotState], record: Optional[Record]
+    ) -> Optional[str]:
+        """A sentence when the source lives another history than the record's: restored, lossily failed over, copied."""
+        if record is None:
             return None
-        ahead = int(rows(connection, "select pg_snapshot_xmax(pg_current_snapshot())::text")[0][0])
-        if ((ahead + 1) << 16) > record.version:
-            return None
-        return "the source is behind the versions already written: it was set back"
+        now = history.standing(connection)
+        return history.describe_break(
+            record, now, self._access.address, existing, lambda: history.history_of(self._access, now.timeline)
+        )
 
     def _waiting(self, what: str) -> None:
         self._heartbeat()
@@ -528,7 +541,8 @@ class PostgresCapture(Capture):
     def _compare_origin(self, origin: Tuple[str, str]) -> None:
         """Raise ``SourceChanged`` when this is another server, or another history, than before: then the whole order of
         birth is gone through again, which finds out whether anything is lost."""
-        if origin[0] != self._system or (self._origin is not None and origin != self._origin):
+        expected = self._origin or (self._system, self._timeline or origin[1])
+        if origin != expected:
             raise SourceChanged(
                 f"the server is another one now: system {origin[0]}, timeline {origin[1]}",
                 hint="It is looked at anew",
@@ -645,6 +659,7 @@ class PostgresCapture(Capture):
                     "active_pid": found.active_pid,
                 },
             )
+            self._tell_headroom(found)
             end = parse_lsn(
                 rows(
                     self._lag_connection,
@@ -659,6 +674,28 @@ class PostgresCapture(Capture):
                 self._lag_connection.close()
                 self._lag_connection = None
             raise
+
+    def _tell_headroom(self, found: slot.SlotState) -> None:
+        """Name a slot that the server is about to invalidate, or has invalidated (faults B1)."""
+        name, safe, kept = self._settings.slot, found.safe_wal_bytes, found.retained_bytes or 0
+        lost = found.wal_status == "lost"
+        if lost:
+            what = f"slot {name} was invalidated by the server"
+        elif found.wal_status == "unreserved":
+            what = f"slot {name} is about to be invalidated: the next checkpoint may remove WAL that it needs"
+        elif safe is not None and safe < SMALL_HEADROOM * (safe + kept):
+            what = f"slot {name} is invalidated when {safe} bytes more are written: it holds {kept} bytes back"
+        else:
+            self._status.clear_trouble("slot")
+            return
+        self._status.trouble(
+            "slot",
+            what,
+            "The indexes are rebuilt (source.on_gap)"
+            if lost
+            else "Let the sinks keep up, or raise max_slot_wal_keep_size",
+            blocking=lost,
+        )
 
     def position(self) -> int:
         """What is flushed to disk: beyond that, not even a commit that was answered may have got."""

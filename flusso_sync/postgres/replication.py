@@ -10,13 +10,21 @@ import contextlib
 import select
 import struct
 import time
-from typing import List, NamedTuple, Tuple, Union
+from typing import Any, List, NamedTuple, Tuple, Union
 
 import psycopg
 from psycopg import pq
 
-from flusso_sync.errors import PublicationMissing, SlotInUse, SlotLost, SlotMissing, SourceError, SourceUnavailable
-from flusso_sync.postgres.connection import SourceAccess, connect
+from flusso_sync.errors import (
+    PublicationMissing,
+    SlotInUse,
+    SlotLost,
+    SlotMissing,
+    SourceChanged,
+    SourceError,
+    SourceUnavailable,
+)
+from flusso_sync.postgres.connection import SourceAccess, connect, translate
 from flusso_sync.postgres.quoting import identifier
 
 #: Postgres counts microseconds from 2000-01-01 UTC.
@@ -56,6 +64,20 @@ def parse_lsn(text: str) -> int:
     return (int(high, 16) << 32) | int(low, 16)
 
 
+def timeline_history(connection: "psycopg.Connection[Any]", timeline: int) -> str:
+    """The text of a timeline's history file, empty where there is none; ``connection`` is one of replication."""
+    try:
+        row = connection.execute(b"TIMELINE_HISTORY %d" % timeline).fetchone()
+    except psycopg.errors.UndefinedFile:
+        # The first one has none, and somebody may have removed another's.
+        return ""
+    except psycopg.Error as error:
+        raise translate(error, "reading the history of the timeline") from error
+    # A text, or in older servers a text that is called bytea.
+    content = "" if row is None else row[1]
+    return content if isinstance(content, str) else bytes(content).decode("utf-8", "replace")
+
+
 def quote_option(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
@@ -90,11 +112,12 @@ class ReplicationStream:
 
     def _check_continuity(self, start: int) -> None:
         """The slot must still be the one that was read up to ``start``: a newer one of its name would silently begin
-        where it stands, and what lies before would be lost."""
+        where it stands, and what lies before would be lost.  So must the server: one that ends before ``start`` was set
+        back, and what it writes up to there again would be passed over."""
         identity = self._ask("IDENTIFY_SYSTEM")
         found = self._ask(
-            "select confirmed_flush_lsn::text from pg_catalog.pg_replication_slots"
-            f" where slot_name = {quote_option(self._slot)}"
+            "select confirmed_flush_lsn::text, pg_catalog.pg_is_in_recovery()::text"
+            f" from pg_catalog.pg_replication_slots where slot_name = {quote_option(self._slot)}"
         )
         if not found:
             raise SlotMissing(f"replication slot {self._slot} is gone", slot=self._slot)
@@ -102,6 +125,12 @@ class ReplicationStream:
             raise SlotMissing(
                 f"replication slot {self._slot} stands at {found[0][0]}, beyond {format_lsn(start)}, where we are",
                 slot=self._slot,
+            )
+        if found[0][1] == "false" and parse_lsn(identity[0][2]) < start:
+            # A standby that starts may be behind for a moment.
+            raise SourceChanged(
+                f"the server ends at {identity[0][2]}, before {format_lsn(start)}, where we are: it was set back",
+                hint="It is looked at anew",
             )
         self.origin = (identity[0][0], identity[0][1])
 

@@ -27,7 +27,9 @@ select s.plugin::text, s.slot_type, s.database::text, s.active_pid, s.confirmed_
        s.safe_wal_size::int8,
        case when pg_is_in_recovery() then pg_wal_lsn_diff(pg_last_wal_replay_lsn(), s.restart_lsn)
             else pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn) end::int8,
-       current_database()::text
+       current_database()::text,
+       -- Postgres 17 and later say why.
+       coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
   from pg_replication_slots s where s.slot_name = %s
 """
 
@@ -72,6 +74,7 @@ class SlotState(NamedTuple):
     wal_status: str
     safe_wal_bytes: Optional[int]
     retained_bytes: Optional[int]
+    invalidation_reason: str = ""
 
 
 def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[SlotState]:
@@ -79,7 +82,7 @@ def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[Slot
     found = rows(connection, _SLOT, (slot,))
     if not found:
         return None
-    plugin, kind, database, pid, confirmed, wal_status, safe, retained, here = found[0]
+    plugin, kind, database, pid, confirmed, wal_status, safe, retained, here, reason = found[0]
     if kind != "logical" or plugin != "pgoutput":
         raise SourceRefused(
             f"replication slot {slot} is a {kind} slot with plugin {plugin or 'none'}; pgoutput is needed",
@@ -92,7 +95,7 @@ def find_slot(connection: "psycopg.Connection[Any]", slot: str) -> Optional[Slot
             hint="Name another slot in source.slot",
             code="FL019",
         )
-    return SlotState(parse_lsn(confirmed) if confirmed else 0, pid, wal_status or "", safe, retained)
+    return SlotState(parse_lsn(confirmed) if confirmed else 0, pid, wal_status or "", safe, retained, reason)
 
 
 def open_writers(connection: "psycopg.Connection[Any]") -> List[Tuple[str, Optional[int], str]]:
@@ -229,7 +232,13 @@ def describe_gap(slot: str, state: Optional[SlotState], recorded: Optional[int])
     if state is None:
         return f"replication slot {slot} is gone; changes after {format_lsn(recorded)} are lost"
     if state.wal_status == "lost":
-        return f"the server removed WAL that slot {slot} still needed; changes after {format_lsn(recorded)} are lost"
+        # Before Postgres 16, removed WAL is the only reason there is.
+        why = (
+            f"the server removed WAL that slot {slot} still needed"
+            if state.invalidation_reason in ("", "wal_removed")
+            else f"the server invalidated slot {slot} ({state.invalidation_reason})"
+        )
+        return f"{why}; changes after {format_lsn(recorded)} are lost"
     if state.confirmed > recorded:
         return (
             f"slot {slot} stands at {format_lsn(state.confirmed)}, beyond our record {format_lsn(recorded)};"

@@ -66,6 +66,7 @@ def record_document(record: Record) -> Json:
         "version": str(record.version),
         "timeline": str(record.timeline),
         "slot": record.slot,
+        "address": record.address,
         "coverage": dict(record.coverage),
         "shapes": dict(record.shapes),
     }
@@ -77,6 +78,7 @@ def stored_record(source: Mapping[str, Any]) -> Record:
         version=stored_int(source, "version"),
         timeline=stored_int(source, "timeline"),
         slot=str(source.get("slot") or ""),
+        address=str(source.get("address") or ""),
         coverage=dict(source.get("coverage") or {}),
         shapes=dict(source.get("shapes") or {}),
     )
