@@ -283,6 +283,7 @@ class RunningDaemon:
             adopt=options.adopt,
             max_rows_per_second=config.backfill.max_rows_per_second,
             max_lag_bytes=config.backfill.max_lag_bytes,
+            quarantine_limit=config.quarantine.limit,
         )
 
     def stop(self, timeout: float = 10.0) -> bool:

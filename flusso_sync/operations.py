@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from datetime import datetime, timezone
-from typing import Callable, Mapping, Sequence, Set
+from typing import Any, Callable, Collection, Mapping, Sequence, Set
 
-from flusso_sync.backoff import wait_out
+from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.builds import Builds
 from flusso_sync.drift import Drift
-from flusso_sync.engine.engine import Engine
+from flusso_sync.engine.engine import Engine, Mend
 from flusso_sync.engine.source import Documents
 from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.sinks.base import Answer, Request, Sink
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 
 #: How long whoever asks waits for the documents that are read again.
 RETRY_SECONDS = 20.0
+
+#: Between two looks at whether it is time to stop waiting.
+LOOK_SECONDS = 0.2
 
 #: Runs something on a thread of its own, whose failure is the pipeline's.
 Spawn = Callable[[str, Callable[[], None]], object]
@@ -65,6 +69,45 @@ class Operations:
             self._answering.update(request.id for request in due)
         for request in due:
             self._spawn("flusso-request", lambda r=request: self._carry_out(sink, r))  # type: ignore[misc]
+
+    def make_room(self, skipping: Collection[str], limit: int, heartbeat: Callable[[], None]) -> None:
+        """Before the first change: read again what is parked of each of ``skipping`` that has ``limit`` parked.
+
+        The change that found the place full comes again first of all, and would end this run, too, whatever was mended
+        in between.  Requests for a retry that wait are answered before.  Blocks until all is durable or parked again.
+        """
+        full = [name for name in sorted(skipping) if self._most_parked(name) >= limit]
+        if not full:
+            return
+        for sink in self._sinks.values():
+            waiting = wait_out(sink.requests, self._stop, self._status, f"sink {sink.name}")
+            with self._lock:
+                due = [r for r in waiting if r.command == "retry" and r.id not in self._answering]
+                self._answering.update(request.id for request in due)
+            for request in due:
+                heartbeat()
+                self._carry_out(sink, request)
+        for name in full:
+            parked = self._builds.parked(name)
+            log.info("index %s: its quarantine is full, so what is in it is read again first", name)
+            keys = wait_out(lambda i=name, p=parked: self._keys_of(i, p), self._stop, self._status, "source documents")  # type: ignore[misc]
+            mend = self._engine.mend(name, list(keys.values()))
+            while not mend.done.wait(LOOK_SECONDS):
+                heartbeat()
+                if self._stop.is_set():
+                    raise Stopped
+            log.info(
+                "index %s: %d of %d parked documents are right now",
+                name,
+                len(parked - self._builds.parked(name)),
+                len(parked),
+            )
+
+    def _most_parked(self, index: str) -> int:
+        return max((len(sink.quarantined().get(index, ())) for sink in self._sinks.values()), default=0)
+
+    def _keys_of(self, index: str, ids: Collection[str]) -> Mapping[str, Any]:
+        return self._documents.keys_of(index, sorted(ids))
 
     def _carry_out(self, sink: Sink, request: Request) -> None:
         try:
@@ -126,8 +169,7 @@ class Operations:
         parked = self._builds.parked(index)
         wanted = sorted(parked.intersection(ids) if ids else parked)
         keys = wait_out(lambda: self._documents.keys_of(index, wanted), self._stop, self._status, "source documents")
-        mend = self._engine.mend(index, [keys[id] for id in wanted if id in keys])
-        done = mend.done.wait(RETRY_SECONDS)
+        done = self._wait(self._engine.mend(index, [keys[id] for id in wanted if id in keys]))
         left = self._builds.parked(index)
         parts = [
             f"{sum(id not in left for id in wanted)} of {len(wanted)} parked documents of index {index} are right now"
@@ -141,6 +183,16 @@ class Operations:
         if missing:
             parts.append(f"{len(missing)} are not parked, for example {missing[0]!r}")
         return "; ".join(parts)
+
+    def _wait(self, mend: Mend) -> bool:
+        """True once ``mend`` is done; False after as long as somebody waits for it.  Raises ``Stopped`` at stop."""
+        deadline = time.monotonic() + RETRY_SECONDS
+        while not mend.done.wait(max(0.0, min(LOOK_SECONDS, deadline - time.monotonic()))):
+            if self._stop.is_set():
+                raise Stopped
+            if time.monotonic() > deadline:
+                return False
+        return True
 
     def look_at_parked(self, index: str) -> None:
         """A build wrote what could be written; what was parked before it and still is may have no row any more."""
@@ -167,8 +219,7 @@ class Operations:
         # What was written by hand has the version of our last write and a little more.
         wait_out(self._documents.advance, self._stop, self._status, "source documents")
         ghosts = [id for id in wanted if id not in keys]
-        mend = self._engine.mend(index, [keys[id] for id in wanted if id in keys], ghosts)
-        done = mend.done.wait(RETRY_SECONDS)
+        done = self._wait(self._engine.mend(index, [keys[id] for id in wanted if id in keys], ghosts))
         sentence = f"{len(wanted)} documents of index {index} are read and written again"
         if ghosts:
             sentence += f", of which {len(ghosts)} have an id that no key gives and are deleted"

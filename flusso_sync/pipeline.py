@@ -19,7 +19,7 @@ from flusso_sync.engine.engine import Engine
 from flusso_sync.engine.frontier import furthest_behind
 from flusso_sync.engine.ledger import Entry, Ledger
 from flusso_sync.engine.pace import Pace
-from flusso_sync.engine.policies import FailurePolicies
+from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
@@ -72,6 +72,7 @@ class PipelineOptions:
     adopt: bool = False
     max_rows_per_second: Optional[int] = None
     max_lag_bytes: Optional[int] = None
+    quarantine_limit: int = 10_000
 
 
 class _Found(NamedTuple):
@@ -134,6 +135,8 @@ class Pipeline:
         self._capture_stop = threading.Event()
         self._draining = threading.Event()
         self._capture_ended = threading.Event()
+        #: Set once a full quarantine was looked at: what is read before may end the run for what was mended long ago.
+        self._room_made = threading.Event()
         #: What failed first; ``run`` raises it.
         self.failure: Optional[BaseException] = None
         self._failed = threading.Event()
@@ -377,7 +380,15 @@ class Pipeline:
             self._spawn(f"flusso-watch-{sink.name}", lambda s=sink: self._watch_sink(s))  # type: ignore[misc]
         self._spawn("flusso-lag", self._lag)
         self._spawn("flusso-count", self._count)
-        self._spawn("flusso-capture", lambda: self._capture.stream(self._emit, self._capture_stop), self._capture_done)
+        self._spawn("flusso-capture", self._capture_changes, self._capture_done)
+
+    def _capture_changes(self) -> None:
+        skipping = [plan.name for plan in self._plans if self._policies.of(plan.name) is OnError.SKIP]
+        self._made.operations.make_room(
+            skipping, self._options.quarantine_limit, lambda: self._status.heartbeat("flusso-capture")
+        )
+        self._room_made.set()
+        self._capture.stream(self._emit, self._capture_stop)
 
     def _spawn(self, name: str, loop: Callable[[], None], ended: Optional[Callable[[str], None]] = None) -> Worker:
         worker = Worker(name, loop, self._fail, ended)
@@ -422,7 +433,7 @@ class Pipeline:
             if self._failed.is_set():
                 return
             self._builders = [worker for worker in self._builders if worker.is_alive()]
-            if seeding.active and not self._builders:
+            if seeding.active and not self._builders and self._room_made.is_set():
                 for number in range(self._options.backfill_workers):
                     worker = Worker(f"flusso-backfill-{number + 1}", seeding.loop, self._fail)
                     self._builders.append(worker)

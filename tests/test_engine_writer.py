@@ -353,6 +353,30 @@ def test_mostly_rejected_stops_even_under_skip(rig: Callable[..., Rig]) -> None:
     assert token.left == 50 - 20
 
 
+def test_what_was_parked_before_and_is_refused_again_is_no_fault_of_the_mapping(rig: Callable[..., Rig]) -> None:
+    refused = {f"d{i}" for i in range(60)}
+    made = rig(
+        lambda writes: [
+            Failure(i, FailureKind.REJECTED, "odd", 400) for i, one in enumerate(writes) if one.id in refused
+        ],
+        OnError.SKIP,
+    )
+    token = Count()
+    # A few at a time they are parked, as when they come with changes.
+    made.writer.enqueue([write(f"d{i}", "1") for i in range(30)], token)
+    made.start()
+    until(lambda: token.left == 0)
+    made.writer.enqueue([write(f"d{i}", "1") for i in range(30, 60)], token)
+    until(lambda: token.left == 0)
+    # Tried again together, all of them or all but two.
+    made.writer.enqueue([write(f"d{i}", "2") for i in range(60)], token)
+    until(lambda: token.left == 0)
+    refused -= {"d3", "d4"}
+    made.writer.enqueue([write(f"d{i}", "2") for i in range(60)], token)
+    until(lambda: token.left == 0)
+    assert not made.failures and made.status.snapshot().indexes["i"].quarantined == 58
+
+
 def test_a_full_writer_says_so_until_something_is_sent(rig: Callable[..., Rig]) -> None:
     made = rig()
     made.writer._room_bytes = 1000

@@ -119,8 +119,8 @@ def test_a_full_quarantine_refuses_and_keeps_what_it_has() -> None:
     sink.open(ME)
     sink.quarantine([Rejected("users", "1", "odd", 1)])
     with pytest.raises(DocumentRejected, match="limit of 1 documents.*`flussod quarantine list users`"):
-        sink.quarantine([Rejected("users", "2", "odd", 1)])
-    assert sink.quarantined() == {"users": ["1"]}
+        sink.quarantine([Rejected("users", "2", "odd", 1), Rejected("orders", "1", "odd", 1)])
+    assert sink.quarantined() == {"users": ["1"], "orders": ["1"]}
 
 
 def test_a_sink_without_the_lease_writes_nothing() -> None:

@@ -769,6 +769,7 @@ def test_a_full_quarantine_stops_and_keeps_what_it_has(make: Make) -> None:
     with pytest.raises(DocumentRejected, match="limit of 2 documents.*`flussod quarantine retry users`"):
         sink.quarantine([Rejected("orders", "3", "odd", 8), Rejected("users", "3", "odd", 8)])
     parked = {(p.index, p.id): (p.reason, p.lsn) for p in sink.parked()}
+    assert parked.pop(("orders", "3")) == ("odd", 8), "whose place is not full"
     assert parked == {("users", "1"): ("odd", 5), ("users", "2"): ("odder", 7), ("orders", "2"): ("odd", 7)}
 
 

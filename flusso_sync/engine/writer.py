@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from typing import Any, Callable, Deque, Dict, List, Optional, Protocol, Sequence, Set, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Protocol, Sequence, Set, Tuple, Union
 
 from flusso_sync.backoff import Backoff, Outage, wait_out
 from flusso_sync.engine.pace import Stride
@@ -484,7 +484,8 @@ class SinkWriter:
                 rejected.append((write, failure.reason))
         self._durable(done, stage)
         if rejected:
-            self._reject(rejected, Counter(write.index for write in writes))
+            # Those that were parked before say nothing new: to try a hundred of them again is no fault of the mapping.
+            self._reject(rejected, self._unparked((write.index, write.id) for write in writes))
         return again
 
     def _remember_risks(self, writes: Sequence[Write]) -> None:
@@ -539,8 +540,13 @@ class SinkWriter:
         )
         _release([write for write, _ in rejected])
 
+    def _unparked(self, lanes: Iterable[Lane]) -> "Counter[str]":
+        with self._changed:
+            return Counter(lane[0] for lane in lanes if lane not in self._parked)
+
     def _park(self, rejected: Sequence[Rejected], sent: "Counter[str]") -> None:
         counts = Counter(document.index for document in rejected)
+        fresh = self._unparked((document.index, document.id) for document in rejected)
         for document in rejected:
             if self._policies.of(document.index) is OnError.STOP:
                 raise DocumentRejected(
@@ -549,9 +555,9 @@ class SinkWriter:
                     hint="Mend the row or the schema, or set on_error: skip to park such documents",
                     index=document.index,
                 )
-            if mostly_rejected(sent[document.index], counts[document.index]):
+            if mostly_rejected(sent[document.index], fresh[document.index]):
                 raise DocumentRejected(
-                    f"sink {self.sink.name} refused {counts[document.index]} of {sent[document.index]} documents "
+                    f"sink {self.sink.name} refused {fresh[document.index]} of {sent[document.index]} documents "
                     f"of index {document.index}, for example {document.id!r}: {document.reason}",
                     hint="So many at once show a fault of the mapping; see why and rebuild the index",
                     index=document.index,

@@ -158,8 +158,8 @@ def quarantine_full(limit: int, document: Rejected) -> DocumentRejected:
     return DocumentRejected(
         f"the quarantine of index {index} holds its limit of {limit} documents; the next would be {document.id!r}: "
         f"{document.reason}",
-        hint=f"See them with `flussod quarantine list {index}`; mend what refuses them, raise quarantine.limit, start, "
-        f"and let `flussod quarantine retry {index}` write what can be written by then",
+        hint=f"See them with `flussod quarantine list {index}`; mend what refuses them, or raise quarantine.limit, and "
+        f"start again: what is parked is read again first, as `flussod quarantine retry {index}` does in between",
         index=index,
     )
 

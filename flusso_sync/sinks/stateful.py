@@ -28,7 +28,7 @@ class Quarantine(Protocol):
     """Where rejected documents are parked: what they were, why they were refused, and nothing of their content."""
 
     def park(self, documents: Sequence[Rejected]) -> None:
-        """Store ``documents``; raises ``DocumentRejected`` where an index's parking place is full."""
+        """Store ``documents``; where an index's place is full, raises ``DocumentRejected`` once the rest is stored."""
 
     def release(self, index: str, ids: Sequence[str]) -> None: ...
 

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import (
+    DocumentRejected,
     FlussoError,
     IndexMissing,
     OwnerConflict,
@@ -260,13 +261,17 @@ class MemorySink(Sink):
             self._check_lease()
             parked = dict(self.store.parked)
             counts = Counter(index for index, _ in parked)
+            full: Optional[DocumentRejected] = None
             for document in documents:
                 key = (document.index, document.id)
+                if key not in parked and counts[document.index] >= self._quarantine_limit:
+                    full = full or quarantine_full(self._quarantine_limit, document)
+                    continue
                 counts[document.index] += key not in parked
                 parked[key] = park(parked.get(key), document)
-                if counts[document.index] > self._quarantine_limit:
-                    raise quarantine_full(self._quarantine_limit, document)
             self.store.parked = parked
+            if full is not None:
+                raise full
 
     def release(self, index: str, ids: Sequence[str]) -> None:
         with self._request("release"):

@@ -12,7 +12,7 @@ import hashlib
 import json
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from flusso_sync.errors import SinkUnavailable
+from flusso_sync.errors import DocumentRejected, SinkUnavailable
 from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
 from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored, stored_int
 from flusso_sync.sinks.opensearch.client import Client, Refused, segment
@@ -153,14 +153,16 @@ class Quarantine:
         return {index: sorted(entries) for index, entries in list(self._parked.items()) if entries}
 
     def park(self, documents: Sequence[Rejected]) -> None:
-        """Store ``documents``; raises ``DocumentRejected`` where an index's parking place is full."""
+        """Store ``documents``; where an index's place is full, raises ``DocumentRejected`` once the rest is stored."""
+        full: Optional[DocumentRejected] = None
         grown = {index: dict(entries) for index, entries in self._parked.items()}
         lines: List[Json] = []
         for document in documents:
             entries = grown.setdefault(document.index, {})
+            if document.id not in entries and len(entries) >= self._limit:
+                full = full or quarantine_full(self._limit, document)
+                continue
             entry = entries[document.id] = park(entries.get(document.id), document)
-            if len(entries) > self._limit:
-                raise quarantine_full(self._limit, document)
             key = _key(document.index, document.id)
             lines.append({"index": {"_id": f"parked:{key}"}})
             lines.append(
@@ -180,6 +182,8 @@ class Quarantine:
         if lines:
             self._meta.bulk(lines)
             self._parked = grown
+        if full is not None:
+            raise full
 
     def entries(self, index: Optional[str] = None) -> Iterator[Parked]:
         """Everything parked, as the store has it."""

@@ -10,6 +10,7 @@ import json
 import sqlite3
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
+from flusso_sync.errors import DocumentRejected
 from flusso_sync.sinks.base import Parked, Rejected, park, quarantine_full
 from flusso_sync.sinks.meta import Json, MetaConflict, MetaMissing, Stored
 from flusso_sync.sinks.sqlite.file import File
@@ -101,24 +102,26 @@ class Quarantine:
         )
 
     def park(self, documents: Sequence[Rejected]) -> None:
-        """Store ``documents``; raises ``DocumentRejected``, and stores none, where a parking place is full."""
+        """Store ``documents``; where an index's place is full, raises ``DocumentRejected`` once the rest is stored."""
+        full: Optional[DocumentRejected] = None
         with self._file.change() as connection:
             for document in documents:
                 where = "index_name = ? AND id = ?"
                 before = next(self._select(connection, where, (document.index, document.id)), None)
+                if before is None and self._is_full(connection, document.index):
+                    full = full or quarantine_full(self._limit, document)
+                    continue
                 one = park(before, document)
                 connection.execute(
                     f"INSERT OR REPLACE INTO {self._table} VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     (one.index, one.id, one.reason, str(one.lsn), one.first, one.last, one.tries, int(one.delete)),
                 )
-                if before is None:
-                    self._check_limit(connection, document)
+        if full is not None:
+            raise full
 
-    def _check_limit(self, connection: sqlite3.Connection, document: Rejected) -> None:
-        query = f"SELECT count(*) FROM {self._table} WHERE index_name = ?"
-        (count,) = connection.execute(query, (document.index,)).fetchone()
-        if count > self._limit:
-            raise quarantine_full(self._limit, document)
+    def _is_full(self, connection: sqlite3.Connection, index: str) -> bool:
+        (count,) = connection.execute(f"SELECT count(*) FROM {self._table} WHERE index_name = ?", (index,)).fetchone()
+        return bool(count >= self._limit)
 
     def release(self, index: str, ids: Sequence[str]) -> None:
         if ids:
