@@ -190,6 +190,50 @@ def engines_never_change() -> None:
     OpenSearchSink.forgotten = lambda self: ()  # type: ignore[method-assign]
 
 
+def gaps_papered_over() -> None:
+    """Promise 9 off for gaps: nobody compares slot and source with the record."""
+    from flusso_sync.postgres import history, slot
+
+    slot.describe_gap = lambda name, state, recorded: None
+    history.describe_break = lambda record, now, address, state, asked: None
+
+
+def owners_all_alike() -> None:
+    """Promise 13 off: whoever comes is taken for the owner."""
+    from flusso_sync.sinks import lease
+
+    lease.same_owner = lambda source, identity: True
+
+
+def missing_indexes_taken_for_whole() -> None:
+    """Promise 9 off for the sink: writes ask for no alias, and nobody looks whether the indexes are still ours."""
+    from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+
+    init = OpenSearchSink.__init__
+
+    def careless(self: Any, *arguments: Any) -> None:
+        init(self, *arguments)
+        self._bulk_path = self._bulk_path.replace("require_alias=true", "require_alias=false")
+
+    OpenSearchSink.__init__ = careless  # type: ignore[method-assign]
+    OpenSearchSink._answer_missing = lambda self, judgement: None  # type: ignore[method-assign]
+    OpenSearchSink.watch = lambda self: []  # type: ignore[method-assign]
+
+
+def older_transactions_forgotten() -> None:
+    """Promise 1 off for a table added later: it is copied while older transactions are still open."""
+    from flusso_sync.postgres import slot
+
+    slot.wait_for_older = lambda connection, stop, waiting: None
+
+
+def rejected_and_forgotten() -> None:
+    """Promise 2 off for rejected documents: they are neither written nor parked."""
+    from flusso_sync.engine.writer import SinkWriter
+
+    SinkWriter._park = lambda self, rejected, sent: None  # type: ignore[method-assign]
+
+
 def forget_old_tuples() -> None:
     """Promise 7 off: what the stream says of a row before its change is not looked at."""
     from flusso_sync.postgres import documents, resolve
@@ -226,6 +270,22 @@ def pause_finished_chunks() -> None:
 
     def late(self: Any, finished: Any) -> None:
         wait_at_gate()
+        submit(self, finished)
+
+    Engine.submit = late  # type: ignore[method-assign]
+
+
+def pause_later_chunks() -> None:
+    """The first three chunks pass, one of each index of the shop; what is read later waits at the gate."""
+    from flusso_sync.engine.engine import Engine
+
+    submit = Engine.submit
+    passed = []
+
+    def late(self: Any, finished: Any) -> None:
+        if len(passed) >= 3:
+            wait_at_gate()
+        passed.append(finished)
         submit(self, finished)
 
     Engine.submit = late  # type: ignore[method-assign]
@@ -478,10 +538,16 @@ GUARDS: Dict[str, Callable[[], None]] = {
         slow_spreading,
         builds_take_every_request,
         engines_never_change,
+        gaps_papered_over,
+        owners_all_alike,
+        missing_indexes_taken_for_whole,
+        older_transactions_forgotten,
+        rejected_and_forgotten,
         forget_old_tuples,
         leave_identities_alone,
         suspects_believed,
         pause_finished_chunks,
+        pause_later_chunks,
         pause_inside_snapshots,
         short_silences,
         stepping_clock,
@@ -517,9 +583,15 @@ PROOFS: Dict[str, Dict[str, str]] = {
         "partitions_taken_for_empty": (
             "test_partitions.py::test_a_leaf_made_for_days_to_come_has_nothing_rebuilt_and_one_in_use_has"
         ),
+        "older_transactions_forgotten": (
+            "faults/test_b4_table_added.py::test_what_an_open_transaction_wrote_to_a_table_before_it_was_added_is_copied"
+        ),
     },
     "confirmed means durable": {
         "confirm_before_durable": "test_promises.py::test_an_unconfirmed_batch_is_sent_again_after_kill",
+        "rejected_and_forgotten": (
+            "faults/test_d3_poison.py::test_one_bad_document_of_a_thousand_is_parked_alone_until_its_row_is_mended"
+        ),
     },
     "fan-out storing": {
         "jobs_are_not_stored": "test_spread.py::test_a_job_that_is_not_stored_is_lost_in_a_kill",
@@ -559,6 +631,18 @@ PROOFS: Dict[str, Dict[str, str]] = {
     },
     "lock-before-snapshot": {
         "no_lock_before_the_snapshot": "test_promises.py::test_no_row_is_not_the_same_as_no_answer",
+    },
+    "gaps": {
+        "gaps_papered_over": (
+            "faults/test_b2_slot_dropped.py::test_b2_a_slot_dropped_or_made_anew_is_a_gap_and_leaves_no_document_of_a_"
+            "deleted_row"
+        ),
+        "missing_indexes_taken_for_whole": (
+            "faults/test_d4_index_deleted.py::test_d4_an_index_and_aliases_deleted_live_come_back"
+        ),
+    },
+    "owners": {
+        "owners_all_alike": "faults/test_b2_copies.py::test_a_clone_is_refused_and_taken_over_only_when_told",
     },
     "the proof": {
         "suspects_believed": "test_verify.py::test_what_is_on_its_way_is_waited_for_and_not_reported",

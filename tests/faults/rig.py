@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import Any, Iterator, List, Mapping, Optional
 
@@ -100,6 +101,30 @@ def walsender(deployment: Deployment) -> Any:
         "SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [deployment.slot]
     )
     return rows[0][0] if rows else None
+
+
+@contextlib.contextmanager
+def frozen(daemon: DaemonProcess) -> Iterator[None]:
+    """The daemon does nothing within, and does not know of it."""
+    daemon.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        daemon.signal(signal.SIGCONT)
+
+
+def drop_slot(deployment: Deployment) -> None:
+    """Drop the slot under whoever streams from it; one that is not frozen may be back before."""
+
+    def dropped() -> bool:
+        pid = walsender(deployment)
+        terminate(deployment, [] if pid is None else [pid])
+        with contextlib.suppress(psycopg.errors.ObjectInUse):
+            deployment.database.execute("SELECT pg_drop_replication_slot(%s)", [deployment.slot])
+            return True
+        return False
+
+    wait_for(dropped, 30, "the slot is dropped")
 
 
 def held_by(daemon: DaemonProcess) -> "tuple[int, int]":

@@ -1,0 +1,208 @@
+"""Fault B2, other sources that look like ours: a clone of the database, a backup put back."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+import pytest
+
+from tests.cases import SHOP
+from tests.deployment import Deployment
+from tests.faults.conftest import Heals
+from tests.fix_daemon import MakeDaemon
+from tests.fix_deployment import OWNER, as_role, create_owner, give_to_owner
+from tests.fix_opensearch import Prefix
+from tests.oracle.compare import read_opensearch
+from tests.postgres_server import Database, PostgresServer, make_folder, start_postgres
+
+pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.fault]
+
+Deploy = Callable[[Database], Deployment]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    """A server of our own, whose files a test may copy and replace."""
+    with start_postgres() as server:
+        create_owner(server)
+        yield server
+
+
+@pytest.fixture
+def shop(server: PostgresServer) -> Database:
+    database = Database(server, server.create_database())
+    give_to_owner(database)
+    SHOP.load(as_role(database.url, OWNER))
+    return database
+
+
+@pytest.fixture
+def over(opensearch_prefix: Prefix, make_daemon: MakeDaemon) -> Deploy:
+    """A deployment over a database, at its own address; always in the same prefix, with the same slot."""
+
+    def make(database: Database) -> Deployment:
+        prefix = opensearch_prefix
+        url = as_role(database.url, OWNER)
+        return Deployment(database, prefix.url, prefix.prefix, SHOP, make_daemon, source_url=url)
+
+    return make
+
+
+def copy(source: Path, target: Path) -> None:
+    """Files with their owner."""
+    subprocess.run(["cp", "-a", str(source), str(target)], check=True)
+
+
+def change(database: Database, what: str, first: int) -> None:
+    """Rows that come (``first`` and so on), go and change."""
+    database.execute(
+        f"INSERT INTO users (id, email, name, created_at) SELECT {first} + n, '{what}' || n, '{what}', now()"
+        " FROM generate_series(0, 9) n ON CONFLICT (id) DO UPDATE SET name = excluded.name, email = excluded.email"
+    )
+    database.execute(f"UPDATE products SET title = title || ' {what}'")
+    database.execute("DELETE FROM orders WHERE id = (SELECT min(id) FROM orders)")
+
+
+@contextlib.contextmanager
+def clone_of(server: PostgresServer) -> Iterator[PostgresServer]:
+    """A copy of all files of ``server``, slots included, with a server over it at another port."""
+    folder = make_folder("flusso-clone-")
+    clone = PostgresServer(folder, server._binaries, server._owner)
+    try:
+        server.stop("fast")
+        copy(server.data, clone.data)
+        server.start()
+        if server._owner is not None:
+            shutil.chown(folder, server._owner.pw_uid, server._owner.pw_gid)
+        clone.choose_port()
+        clone.start()
+        yield clone
+    finally:
+        clone.stop("fast")
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def contents(deployment: Deployment) -> Any:
+    return {name: read_opensearch(deployment.opensearch, deployment.prefix + name) for name in SHOP.indexes}
+
+
+@pytest.mark.parametrize("guard", [None, "owners_all_alike"])
+def test_a_clone_is_refused_and_taken_over_only_when_told(
+    server: PostgresServer, shop: Database, over: Deploy, heals: Heals, guard: str
+) -> None:
+    # Given a deployment that went on after its database was cloned
+    ours = over(shop)
+    daemon = ours.start(program=True)
+    ours.settle()
+    assert daemon.stop() == 0
+    with clone_of(server) as clone:
+        daemon = ours.start(program=True)
+        change(shop, "ours", 5000)
+        ours.settle()
+        assert daemon.stop() == 0
+        before = contents(ours)
+        theirs = over(Database(clone, shop.name))
+        for _ in range(5):
+            change(theirs.database, "theirs", 6000)
+        # When a copied configuration starts over the clone
+        if guard:
+            theirs.start([guard])
+            theirs.settle()
+            theirs.wait_until_built()
+            assert ours.differences(), "the guard is off and nobody was harmed"
+            return
+        stranger = theirs.start(program=True)
+        assert stranger.wait(60) == 8
+        # Then it is refused by a sentence that names both, and nothing is touched
+        assert f"127.0.0.1:{server.port}" in stranger.log and f"127.0.0.1:{clone.port}" in stranger.log
+        assert "--adopt" in stranger.log and "Traceback" not in stranger.log
+        assert contents(ours) == before
+        ours.assert_right()
+        # Told to, it takes over; where its slot stands tells that this is another history.
+        stranger.start("--adopt")
+        with heals("adopted"):
+            stranger.wait_for(lambda: "it may be a copy" in stranger.log, 60, "the gap is told")
+            theirs.settle()
+            theirs.wait_until_built()
+        theirs.assert_right()
+        assert stranger.stop() == 0 and "Traceback" not in stranger.log
+        # And the former owner is the stranger now.
+        ours.start(program=True)
+        assert ours.daemon.wait(60) == 8
+
+
+def test_the_same_server_at_another_address_goes_on_without_a_gap(
+    shop: Database, over: Deploy, opensearch_prefix: Prefix
+) -> None:
+    ours = over(shop)
+    daemon = ours.start(program=True)
+    ours.settle()
+    assert daemon.stop() == 0
+    shop.execute("UPDATE products SET title = title || ' meanwhile'")
+    renamed = over(shop)
+    source = renamed.config["source"]
+    source["connection_url"] = source["connection_url"].replace("127.0.0.1", "localhost")
+    daemon = renamed.start(program=True)
+    assert daemon.wait(60) == 8
+    built = opensearch_prefix.indexes()
+    daemon.start("--adopt")
+    renamed.settle()
+    renamed.assert_right()
+    assert "gap:" not in daemon.log and opensearch_prefix.indexes() == built
+
+
+class Backup:
+    """The files of a stopped server as they are now."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._server = server
+        self._place = server.folder / "backup"
+        server.stop("fast")
+        copy(server.data, self._place)
+        server.start()
+
+    def put_back(self) -> None:
+        """Put it in the place of what is there, and start the server."""
+        server = self._server
+        server.stop("immediate")
+        shutil.rmtree(server.data)
+        copy(self._place, server.data)
+        server.start()
+
+
+def test_a_backup_put_back_is_a_gap_and_leaves_no_document_of_a_row_that_never_was(
+    server: PostgresServer, shop: Database, over: Deploy, heals: Heals
+) -> None:
+    deployment = over(shop)
+    daemon = deployment.start(["frequent_watch"])
+    deployment.settle()
+    assert daemon.stop() == 0
+    backup = Backup(server)
+
+    def healed(why: str, told: int = 0) -> None:
+        with heals(why):
+            daemon.wait_for(lambda: daemon.log.count("gap:") > told, 60, "the gap is told")
+            deployment.settle()
+            deployment.wait_until_built()
+        deployment.assert_right()
+        assert "Traceback" not in daemon.log
+
+    def write_what_is_lost() -> None:
+        change(shop, "to be lost", 5000)
+        deployment.settle()
+
+    deployment.start(["frequent_watch"])
+    write_what_is_lost()
+    assert daemon.stop() == 0
+    backup.put_back()
+    deployment.start(["frequent_watch"])
+    healed("set back while it is stopped")
+    write_what_is_lost()
+    told = daemon.log.count("gap:")
+    backup.put_back()
+    healed("set back while it runs", told)
+    assert daemon.log.count("it was set back") > 1
