@@ -15,7 +15,7 @@ from tests.faults.rig import frozen
 from tests.fix_deployment import MakeDeployment
 from tests.fix_opensearch import Prefix
 from tests.postgres_server import PostgresServer
-from tests.readers import Reader
+from tests.readers import of_alias
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.fault]
@@ -121,7 +121,7 @@ def test_a_slot_lost_is_a_gap_that_readers_do_not_notice(
     opensearch_prefix.call("POST", f"/{alias}/_refresh")
     former = indexes(opensearch_prefix)
     close(gate)
-    with Reader(opensearch_prefix.url, alias, "email", "known", KNOWN) as reader:
+    with of_alias(opensearch_prefix.url, alias, "email", "known", KNOWN) as reader:
         # When its slot is lost
         if moment == "stopped":
             assert daemon.stop() == 0
