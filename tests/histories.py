@@ -421,8 +421,8 @@ class Writer:
                         if self.pause_seconds:
                             self._stop.wait(self.pause_seconds)
                 return
-            except psycopg.OperationalError:
-                # The server went away, or is not up again yet.
+            except psycopg.Error:
+                # The server went away, or is not up again yet; a statement may have been refused just before it did.
                 self.counts["disconnected"] += 1
                 self._stop.wait(RECONNECT_SECONDS)
 

@@ -173,11 +173,17 @@ def test_every_example_of_the_page_runs_as_it_stands(shop: Shop) -> None:
     assert len(EXAMPLES) >= 15
     shop.daemon.start().wait_until_live()
     address = shop.private()
+    public = shop.daemon.status()["addresses"]["public"]
     ran: Dict[str, Ran] = {}
     for example in EXAMPLES:
         program, *arguments = shlex.split(example)
         assert program == "flussod"
-        arguments = [argument.replace("127.0.0.1:9465", address) for argument in arguments]
+        arguments = [
+            argument.replace("127.0.0.1:9465", address).replace("127.0.0.1:9464", public) for argument in arguments
+        ]
+        if arguments[0] == "status":
+            # The page's own configuration has a fixed address, this one any free port.
+            arguments += [] if "--server" in arguments else ["--server", public]
         url = shop.config["source"]["connection_url"]
         ran[example] = answer = shop.run(*arguments, FLUSSO_ADMIN_PASSWORD=PASSWORD, DATABASE_URL=url)
         assert answer.code == 0, (example, answer)

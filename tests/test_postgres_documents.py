@@ -260,6 +260,23 @@ def test_the_end_comes_to_whoever_waits_for_a_lock(make: Callable[..., PostgresD
         assert not thread.is_alive() and isinstance(outcome[0], Stopped)
 
 
+def test_a_partition_that_is_dropped_while_it_is_read_has_its_index_planned_anew(
+    make: Callable[..., PostgresDocuments], database: Database
+) -> None:
+    database.execute(
+        "DROP TABLE things; CREATE TABLE things (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE low PARTITION OF things FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE rest PARTITION OF things DEFAULT; INSERT INTO things VALUES (1), (2), (11)"
+    )
+    documents = make()
+    first = documents.next_chunk("things", None, None, 2)
+    assert first is not None and first.ids == ["1", "2"]
+    database.execute("DROP TABLE rest")
+    with pytest.raises(SchemaDrift, match="other partitions than when it was planned") as found:
+        documents.next_chunk("things", first.upper, None, 2)
+    assert found.value.relay and list(found.value.indexes) == ["things"]
+
+
 def test_ids_that_are_documents_are_told_from_those_that_are_none(
     make: Callable[..., PostgresDocuments], database: Database
 ) -> None:

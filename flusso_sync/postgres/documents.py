@@ -280,6 +280,11 @@ class PostgresDocuments(Documents):
                 reasons[plan.name] = f"index {plan.name} fits its tables again"
             elif not _is_still(bound, known):
                 reasons[plan.name] = f"index {plan.name}: its tables are not as planned any more"
+            elif refused and _leaf_oids(bound.root) != _leaf_oids(self._bound[plan.name].root):
+                # A build reads leaf by leaf, and one may be dropped before the watch has seen it go.
+                reasons[plan.name] = (
+                    f"index {plan.name}: {bound.root.table} has other partitions than when it was planned"
+                )
         if not reasons:
             return None
         return SchemaDrift("; ".join(reasons.values()), hint="The plan is made again", changed=sorted(reasons))
@@ -939,6 +944,10 @@ def _probe(lookup: Lookup) -> str:
     would have to be read."""
     statement = lookup.statement.replace("select distinct ", "select ", 1)
     return f"{statement} limit ${len(lookup.parameters) + 1}::pg_catalog.int8"
+
+
+def _leaf_oids(root: Relation) -> Set[int]:
+    return {leaf.oid for leaf in root.leaves}
 
 
 def _timed_out(error: SourceUnavailable) -> bool:
