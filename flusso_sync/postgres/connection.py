@@ -34,6 +34,9 @@ PRINT_SETTINGS: Dict[str, str] = {
     for name in ("TimeZone", "DateStyle", "IntervalStyle", "extra_float_digits", "bytea_output")
 }
 
+#: For sessions that only look: nothing may be written, whatever their statements say.
+READ_ONLY: Dict[str, str] = {"default_transaction_read_only": "on"}
+
 #: libpq parameters that notice a dead peer; whatever the user's own connection string says wins.
 LIVENESS: Dict[str, str] = {
     "connect_timeout": "10",

@@ -15,7 +15,6 @@ import time
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Dict, FrozenSet, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
-from urllib.parse import unquote
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -37,12 +36,12 @@ from flusso_sync.errors import ConfigError, FlussoError, SchemaDrift, SourceErro
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.catalog import Catalog, Relation, Shape, Type, lock_statement, read_catalog, shape_of
 from flusso_sync.postgres.connection import SourceAccess, connect, translate, translating
-from flusso_sync.postgres.quoting import array_literal, identifier, table_name
+from flusso_sync.postgres.quoting import array_literal, id_parts, identifier, table_name
 from flusso_sync.postgres.replication import parse_lsn
-from flusso_sync.postgres.resolve import Lookup, Trace, by_table, compile_traces, touched
+from flusso_sync.postgres.resolve import Lookup, Trace, by_table, touched, traces_of
 from flusso_sync.postgres.statements import IndexStatements, compile_statements
 from flusso_sync.postgres.trial import raw_filters, try_out
-from flusso_sync.schema.paths import relation_paths, table_uses, tables
+from flusso_sync.schema.paths import table_uses, tables
 from flusso_sync.schema.plan import IndexPlan, Table, TableUse
 from flusso_sync.schema.raw import called_names
 from flusso_sync.status import Status
@@ -210,7 +209,7 @@ class PostgresDocuments(Documents):
                 self._shapes[plan.name] = _digest(bound)
                 for place in shape_of(catalog, _uses(bound)).names:
                     self._users.setdefault(place, []).append(plan.name)
-                traces.extend(self._compile_traces(bound, catalog))
+                traces.extend(traces_of(bound))
                 for finding in bound.findings:
                     # One missing index troubles many fields; it is named once.
                     if finding.message not in told:
@@ -298,14 +297,6 @@ class PostgresDocuments(Documents):
                 if drift is not None:
                     return drift
         return translate(error, doing)
-
-    def _compile_traces(self, bound: BoundIndex, catalog: Catalog) -> List[Trace]:
-        plan = bound.plan
-
-        def type_of(table: Table, column: str) -> str:
-            return catalog.tables[table].columns[column].type.sql
-
-        return compile_traces(plan, relation_paths(plan), bound.lookup, catalog.primary_keys, type_of, catalog.derived)
 
     # -- connections ----------------------------------------------------------------------------------
 
@@ -653,10 +644,9 @@ class PostgresDocuments(Documents):
         width = len(types)
         found: List[Tuple[str, Key]] = []
         for id in ids:
-            parts = id.split(":") if width > 1 else [id]
-            if len(parts) == width and "\0" not in id:
-                texts = [unquote(part) for part in parts] if width > 1 else parts
-                found.append((id, tuple(_as_input(text, type_) for text, type_ in zip(texts, types))))
+            parts = id_parts(id, width)
+            if parts is not None:
+                found.append((id, tuple(_as_input(text, type_) for text, type_ in zip(parts, types))))
         return found
 
     def _made_again(

@@ -15,7 +15,7 @@ import psycopg
 
 from flusso_sync.postgres.bind import row_key
 from flusso_sync.postgres.catalog import Catalog, Column, Relation, read_catalog
-from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
+from flusso_sync.postgres.connection import READ_ONLY, SourceAccess, connect, rows, translating
 from flusso_sync.schema.names import MAX_NAME_BYTES, spell
 from flusso_sync.schema.plan import Columns, Table
 from flusso_sync.schema.types import kinds_of
@@ -156,7 +156,7 @@ def _is_time(column: Column) -> bool:
 
 def survey_database(access: SourceAccess) -> Database:
     """Read everything; raises ``SourceError`` and its kin."""
-    with connect(access, settings={"default_transaction_read_only": "on"}) as connection, translating("reading"):
+    with connect(access, settings=READ_ONLY) as connection, translating("reading"):
         connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         found = _survey(connection)
         connection.execute("COMMIT")

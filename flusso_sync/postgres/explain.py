@@ -6,18 +6,17 @@ is now; nothing is written.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
-from urllib.parse import unquote
 
 import psycopg
 
 from flusso_sync.errors import EXIT_USAGE, FlussoError, SourceRefused
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.catalog import Catalog, read_catalog
-from flusso_sync.postgres.connection import SourceAccess, connect, translating
-from flusso_sync.postgres.quoting import array_literal, identifier, table_name
-from flusso_sync.postgres.resolve import Trace, compile_traces
+from flusso_sync.postgres.connection import READ_ONLY, SourceAccess, connect, translating
+from flusso_sync.postgres.quoting import array_literal, id_parts, identifier, table_name
+from flusso_sync.postgres.resolve import Trace, traces_of
 from flusso_sync.postgres.statements import compile_statements
 from flusso_sync.schema.paths import hops, relation_paths, tables
 from flusso_sync.schema.plan import AggregateField, AnyField, Columns, Hop, IndexPlan, JoinField, ObjectField, Table
@@ -80,8 +79,7 @@ def explain(access: SourceAccess, plans: Sequence[IndexPlan], table: Table, key:
 
     Raises ``UnknownRow``, or ``SourceError`` and its kin.
     """
-    settings = {"default_transaction_read_only": "on"}
-    with connect(access, settings=settings) as connection, translating(f"looking at {table}"):
+    with connect(access, settings=READ_ONLY) as connection, translating(f"looking at {table}"):
         catalog = read_catalog(connection, {each for plan in plans for each in tables(plan)})
         table = _whole(catalog, table)
         if not any(table in tables(plan) for plan in plans):
@@ -117,12 +115,12 @@ def _whole(catalog: Catalog, table: Table) -> Table:
 def _parts(table: Table, own: Columns, key: str) -> Tuple[str, ...]:
     if not own:
         raise UnknownRow(f"table {table} has no primary key, so no row of it can be named", hint="Leave KEY out")
-    parts = [unquote(part) for part in key.split(":")] if len(own) > 1 else [key]
-    if len(parts) != len(own) or "\0" in key:
+    parts = id_parts(key, len(own))
+    if parts is None:
         raise UnknownRow(
             f"{key!r} is no key of {table}: its primary key is ({', '.join(own)})", hint="Join parts by a colon"
         )
-    return tuple(parts)
+    return parts
 
 
 def _exists(
@@ -139,17 +137,12 @@ def _exists(
 
 def _ways(bound: BoundIndex, table: Table) -> Iterator[Tuple[Way, Trace]]:
     """Every way from ``table`` to documents of one index, in field order, the root's own first."""
-    catalog, plan = bound.catalog, bound.plan
-
-    def type_of(of: Table, column: str) -> str:
-        return catalog.tables[of].columns[column].type.sql
-
-    paths = relation_paths(plan)
-    own, *traces = compile_traces(plan, paths, bound.lookup, catalog.primary_keys, type_of, catalog.derived)
+    plan = bound.plan
+    own, *traces = traces_of(bound)
     if table == plan.root:
         yield Way(plan.name, (), (), own.columns, own.statement, None), own
     named = _fields_by_path(plan)
-    for path, trace in zip(paths, traces):
+    for path, trace in zip(relation_paths(plan), traces):
         if path.table == table:
             told = tuple(
                 f"{hop.parent}({', '.join(hop.parent_columns)}) = {hop.child}({', '.join(hop.child_columns)})"
@@ -205,13 +198,4 @@ def _followed(
         if keys:
             arrays = [array_literal(list(column)) for column in zip(*keys[:MOST_LISTED])]
             listed = [id for (id,) in cursor.execute(compile_statements(bound).ids, arrays)]
-    return Way(
-        way.index,
-        way.fields,
-        way.hops,
-        way.columns,
-        way.statement,
-        way.by_key,
-        documents=tuple(listed),
-        more=len(keys) > MOST_LISTED,
-    )
+    return replace(way, documents=tuple(listed), more=len(keys) > MOST_LISTED)

@@ -20,14 +20,11 @@ from flusso_sync.postgres import identity, publication, slot
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.capture import CaptureSettings, Leaf, source_identity, survey
 from flusso_sync.postgres.catalog import Catalog, read_catalog
-from flusso_sync.postgres.connection import SourceAccess, connect, rows, translating
+from flusso_sync.postgres.connection import READ_ONLY, SourceAccess, connect, rows, translating
 from flusso_sync.postgres.documents import UNFIT, try_index
 from flusso_sync.postgres.trial import raw_filters
 from flusso_sync.schema.paths import tables
 from flusso_sync.schema.plan import IndexPlan, Table
-
-#: Nothing a check does may write, whatever its statements say.
-READ_ONLY = {"default_transaction_read_only": "on"}
 
 #: The newest major version that is tested.
 NEWEST = 18
@@ -377,19 +374,7 @@ def _about(plan: IndexPlan, finding: Finding) -> Finding:
             message = message[len(start) :]
     place = plan.place(finding.path) if finding.file is None else None
     file, line, column = place or (finding.file, finding.line, finding.column)
-    return Finding(
-        finding.code,
-        finding.severity,
-        message,
-        finding.remedy,
-        plan.name,
-        finding.path,
-        file,
-        line,
-        column,
-        exit_code=finding.exit_code,
-        facts=finding.facts,
-    )
+    return replace(finding, message=message, index=plan.name, file=file, line=line, column=column)
 
 
 def _costed(finding: Finding, sizes: Mapping[Table, Any]) -> Finding:
@@ -398,13 +383,8 @@ def _costed(finding: Finding, sizes: Mapping[Table, Any]) -> Finding:
         return finding
     count, size = sum(each[0] for each in known), sum(each[1] for each in known)
     cost = f"about {count:,} rows ({_bytes(size)}) for each change that is traced" if count else f"{_bytes(size)} now"
-    return Finding(
-        **{
-            **vars(finding),
-            "message": f"{finding.message}, {cost}",
-            "facts": {**finding.facts, "rows": count, "bytes": size},
-        }
-    )
+    facts = {**finding.facts, "rows": count, "bytes": size}
+    return replace(finding, message=f"{finding.message}, {cost}", facts=facts)
 
 
 def _bytes(size: int) -> str:

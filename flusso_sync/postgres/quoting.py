@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Iterable, Optional
+from typing import Iterable, Optional, Tuple
+from urllib.parse import unquote
 
 from flusso_sync.schema.plan import Table
 
@@ -32,6 +33,17 @@ def literal(text: str) -> str:
     quoted = "'" + text.replace("'", "''") + "'"
     # The space keeps E from running into a word before it.
     return " E" + quoted.replace("\\", "\\\\") if "\\" in quoted else quoted
+
+
+def id_parts(id: str, width: int) -> Optional[Tuple[str, ...]]:
+    """An id of ``width`` key columns taken apart (design section 5); None where it cannot be one.
+
+    Postgres has no text with a zero character.
+    """
+    parts = id.split(":") if width > 1 else [id]
+    if len(parts) != width or "\0" in id:
+        return None
+    return tuple(map(unquote, parts)) if width > 1 else (id,)
 
 
 def array_literal(values: Iterable[Optional[str]]) -> str:

@@ -10,9 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
+from flusso_sync.postgres.bind import BoundIndex
 from flusso_sync.postgres.catalog import Derived
 from flusso_sync.postgres.pgoutput import ABSENT, INSERT, TRUNCATE, Change, Shape, Values
 from flusso_sync.postgres.quoting import identifier, table_name
+from flusso_sync.schema.paths import relation_paths
 from flusso_sync.schema.plan import Columns, Hop, IndexPlan, Path, Table
 
 #: A link's or key's values as text; holds no null, for a null points at nothing, but where a link is computed from it.
@@ -41,6 +43,17 @@ class Trace:
     key: Columns
     by_key: Optional[str]
     computed: bool = False
+
+
+def traces_of(bound: BoundIndex) -> List[Trace]:
+    """The traces of an index whose tables are known: that of its root, then one for each of its relation paths."""
+    catalog = bound.catalog
+
+    def type_of(table: Table, column: str) -> str:
+        return catalog.tables[table].columns[column].type.sql
+
+    paths = relation_paths(bound.plan)
+    return compile_traces(bound.plan, paths, bound.lookup, catalog.primary_keys, type_of, catalog.derived)
 
 
 def compile_traces(
