@@ -64,7 +64,7 @@ SHOWN = 200
 #: A walk through ids that was cut off, by a new generation for example, is begun this often.
 MOST_WALKS = 5
 
-_ABSENT = object()
+ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -474,32 +474,42 @@ class Verifier:
 
 def _parting(body: Optional[bytes], found: Optional[Found]) -> Optional[Tuple[str, Any, Any]]:
     """The first path at which they part, and both values there; None when they are the same."""
-    expected = _ABSENT if body is None else exact(body)
-    return parting(expected, _ABSENT if found is None else found.document)
+    expected = ABSENT if body is None else exact(body)
+    return parting(expected, ABSENT if found is None else found.document)
 
 
-def parting(expected: Any, found: Any, path: str = "") -> Optional[Tuple[str, Any, Any]]:
-    """The first path at which two parsed documents part, in the order of ``expected``, and both values there.
+def parting(expected: Any, found: Any) -> Optional[Tuple[str, Any, Any]]:
+    """The first of ``partings``; None when the documents are the same."""
+    return next(iter(partings(expected, found, 1)), None)
+
+
+def partings(expected: Any, found: Any, most: Optional[int] = None) -> List[Tuple[str, Any, Any]]:
+    """The first ``most`` paths (None: all) at which two parsed documents part, in the order of ``expected``, and both
+    values there, ``ABSENT`` where there is none.
 
     Numbers are the same when their values are, to the last digit; the order of keys means nothing.
     """
+    parted: List[Tuple[str, Any, Any]] = []
+    _part(expected, found, "", parted, most)
+    return parted
+
+
+def _part(expected: Any, found: Any, path: str, parted: List[Tuple[str, Any, Any]], most: Optional[int]) -> None:
     if isinstance(expected, dict) and isinstance(found, dict):
         for key in _keys(expected, found):
             inside = f"{path}.{key}" if path else key
-            parted = parting(expected.get(key, _ABSENT), found.get(key, _ABSENT), inside)
-            if parted is not None:
-                return parted
-        return None
-    if isinstance(expected, list) and isinstance(found, list):
+            _part(expected.get(key, ABSENT), found.get(key, ABSENT), inside, parted, most)
+            if len(parted) == most:
+                return
+    elif isinstance(expected, list) and isinstance(found, list):
         for place in range(max(len(expected), len(found))):
-            one = expected[place] if place < len(expected) else _ABSENT
-            other = found[place] if place < len(found) else _ABSENT
-            parted = parting(one, other, f"{path}[{place}]")
-            if parted is not None:
-                return parted
-        return None
-    same = _kind(expected) == _kind(found) and expected == found
-    return None if same else (path, expected, found)
+            one = expected[place] if place < len(expected) else ABSENT
+            other = found[place] if place < len(found) else ABSENT
+            _part(one, other, f"{path}[{place}]", parted, most)
+            if len(parted) == most:
+                return
+    elif _kind(expected) != _kind(found) or expected != found:
+        parted.append((path, expected, found))
 
 
 def _keys(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterable[str]:
@@ -514,16 +524,16 @@ def _kind(value: Any) -> type:
 
 def _describe(id: str, parted: Tuple[str, Any, Any]) -> Difference:
     path, expected, found = parted
-    if path == "" and expected is _ABSENT:
+    if path == "" and expected is ABSENT:
         return Difference(id, "extra")
-    if path == "" and found is _ABSENT:
+    if path == "" and found is ABSENT:
         return Difference(id, "missing")
     return Difference(id, "different", path, shown(expected), shown(found))
 
 
 def shown(value: Any) -> Optional[str]:
     """A value as short JSON text; None for what is not there."""
-    if value is _ABSENT:
+    if value is ABSENT:
         return None
     if isinstance(value, Decimal):
         text = str(value)

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 import click
 
 from flusso_sync.cli.exit import explain
-from flusso_sync.cli.options import Switch, config_option, publication_name, slot_name, true_false
+from flusso_sync.cli.options import (
+    Switch,
+    config_option,
+    index_prefix_option,
+    manage_publication_option,
+    publication_option,
+    slot_option,
+)
 from flusso_sync.errors import EXIT_CODES, ConfigError, FlussoError
 from flusso_sync.findings import ERROR, INFO, WARNING, Finding, exit_code, of_error
 from flusso_sync.logs import redact
@@ -56,26 +63,10 @@ _GITHUB = {ERROR: "error", WARNING: "warning", INFO: "notice"}
     show_default=True,
     help="How to print the report.",
 )
-@click.option(
-    "--slot", type=slot_name, envvar="FLUSSO_SLOT", show_envvar=True, metavar="NAME", help="As of the run [flusso]."
-)
-@click.option(
-    "--publication",
-    type=publication_name,
-    envvar="FLUSSO_PUBLICATION",
-    show_envvar=True,
-    metavar="NAME",
-    help="As of the run [flusso].",
-)
-@click.option(
-    "--manage-publication",
-    type=true_false,
-    metavar="true|false",
-    envvar="FLUSSO_MANAGE_PUBLICATION",
-    show_envvar=True,
-    help="As of the run.",
-)
-@click.option("--index-prefix", envvar="FLUSSO_INDEX_PREFIX", show_envvar=True, metavar="TEXT", help="As of the run.")
+@slot_option("As of the run [flusso].")
+@publication_option("As of the run [flusso].")
+@manage_publication_option("As of the run.")
+@index_prefix_option("As of the run.")
 @click.pass_context
 def check(
     ctx: click.Context,

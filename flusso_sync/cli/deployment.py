@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 
 import click
 
-from flusso_sync.cli.options import config_option
-from flusso_sync.errors import SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.cli.options import config_option, index_prefix_option
+from flusso_sync.errors import SinkError, SinkRefused, SinkUnavailable, SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
     from flusso_sync.config.load import Config
@@ -20,13 +20,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def deployment_options(command: F) -> F:
     """``-c`` and ``--index-prefix``: where the sinks are, and how the indexes there are called."""
-    prefix = click.option(
-        "--index-prefix",
-        envvar="FLUSSO_INDEX_PREFIX",
-        show_envvar=True,
-        metavar="TEXT",
-        help="The prefix the daemon was started with, where that is not the file's.",
-    )
+    prefix = index_prefix_option("The prefix the daemon was started with, where that is not the file's.")
     return config_option(prefix(command))
 
 
@@ -99,6 +93,15 @@ class Deployment:
                 "documents can be read from none of the sinks", hint="Name a sink of another type than stdout"
             )
         return found[0]
+
+
+@contextlib.contextmanager
+def source_at_once() -> Iterator[None]:
+    """A source that is away ends the command, with one sentence: waiting is the daemon's."""
+    try:
+        yield
+    except SourceUnavailable as error:
+        raise SourceError(error.message) from error
 
 
 def index_name(given: str) -> str:

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Iterator, Optional
 
 import click
 
-from flusso_sync.cli.deployment import Deployment, deployment_options
+from flusso_sync.cli.deployment import Deployment, deployment_options, source_at_once
 from flusso_sync.cli.reach import format_option
 from flusso_sync.cli.table import plain
-from flusso_sync.errors import SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
     from flusso_sync.backends import Explanation, Way
@@ -46,10 +45,8 @@ def explain(table: str, key: Optional[str], config_path: str, index_prefix: Opti
         wanted = names.table(table, "public")
     except ValueError as error:
         raise click.UsageError(f"TABLE {error}") from None
-    try:
+    with source_at_once():
         found = DefaultBackends().explain(deployment.config, DaemonOptions(), wanted, key)
-    except SourceUnavailable as error:
-        raise SourceError(error.message) from error
     if form == "json":
         report = {
             "table": str(found.table),

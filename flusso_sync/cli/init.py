@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import click
 
+from flusso_sync.cli.deployment import source_at_once
 from flusso_sync.cli.table import plain, table
-from flusso_sync.errors import SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.errors import SourceRefused
 
 if TYPE_CHECKING:
     from flusso_sync.backends import Database
@@ -75,9 +76,8 @@ def init(url: Optional[str], output: str, yes: bool, tables: Sequence[str], sink
     # An explicit URL is meant, whatever the variable says.
     shadowed = os.environ.pop("DATABASE_URL", None) if url is not None else None
     try:
-        database = DefaultBackends().database(Config.from_mapping({"source": source}), DaemonOptions())
-    except SourceUnavailable as error:
-        raise SourceError(error.message) from error
+        with source_at_once():
+            database = DefaultBackends().database(Config.from_mapping({"source": source}), DaemonOptions())
     finally:
         if shadowed is not None:
             os.environ["DATABASE_URL"] = shadowed

@@ -7,12 +7,12 @@ configuration alone, wherever it runs (``asking.py``).
 from __future__ import annotations
 
 import json
-import urllib.request
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from flusso_sync.cli.asking import NobodyThere, ask
 from flusso_sync.cli.deployment import Deployment
-from flusso_sync.errors import SinkRefused, SinkUnavailable
+from flusso_sync.cli.surface import Surface
+from flusso_sync.errors import DaemonUnreachable, SinkRefused, SinkUnavailable
 
 if TYPE_CHECKING:
     from flusso_sync.sinks.base import Sink
@@ -100,14 +100,12 @@ class MetaStore:
         if not address.port:
             self.unknown = "states are not known here: server.public_address is any free port"
             return None
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        url = f"http://{host}:{address.port}/status"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        surface = Surface(str(address), "", None, seconds=STATUS_SECONDS, hint="")
+        url = f"{surface.url}/status"
         try:
-            with opener.open(url, timeout=STATUS_SECONDS) as answer:
-                status: Dict[str, Any] = json.load(answer)
+            status: Dict[str, Any] = json.loads(surface.request("GET", "/status").text)
             named = set(status["index_details"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (DaemonUnreachable, ValueError, KeyError, TypeError):
             self.unknown = f"states are not known: no daemon answers at {url}"
             return None
         slot = (status.get("slot") or status.get("facts", {}).get("slot") or {}).get("name")

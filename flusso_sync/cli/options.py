@@ -63,6 +63,54 @@ class Switch(click.Option):
         return value
 
 
+def slot_option(help: str) -> Callable[[F], F]:
+    return click.option("--slot", type=slot_name, envvar="FLUSSO_SLOT", show_envvar=True, metavar="NAME", help=help)
+
+
+def publication_option(help: str) -> Callable[[F], F]:
+    return click.option(
+        "--publication",
+        type=publication_name,
+        envvar="FLUSSO_PUBLICATION",
+        show_envvar=True,
+        metavar="NAME",
+        help=help,
+    )
+
+
+def manage_publication_option(help: str) -> Callable[[F], F]:
+    return click.option(
+        "--manage-publication",
+        type=true_false,
+        metavar="true|false",
+        envvar="FLUSSO_MANAGE_PUBLICATION",
+        show_envvar=True,
+        help=help,
+    )
+
+
+def index_prefix_option(help: str) -> Callable[[F], F]:
+    return click.option("--index-prefix", envvar="FLUSSO_INDEX_PREFIX", show_envvar=True, metavar="TEXT", help=help)
+
+
+def server_option(help: str) -> Callable[[F], F]:
+    return click.option("--server", envvar="FLUSSO_SERVER", show_envvar=True, metavar="ADDRESS", help=help)
+
+
+def admin_user_option(help: str) -> Callable[[F], F]:
+    return click.option("--admin-user", envvar="FLUSSO_ADMIN_USER", show_envvar=True, metavar="NAME", help=help)
+
+
+def admin_password_option(command: F) -> F:
+    return click.option(
+        "--admin-password",
+        envvar="FLUSSO_ADMIN_PASSWORD",
+        show_envvar=True,
+        metavar="TEXT",
+        help="Password there; the variable keeps it out of the process list.",
+    )(command)
+
+
 def config_option(command: F) -> F:
     """``-c/--config``, the same for every command that reads the configuration."""
     return click.option(

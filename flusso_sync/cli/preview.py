@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import threading
@@ -9,15 +10,13 @@ from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Tup
 
 import click
 
-from flusso_sync.cli.deployment import Deployment, deployment_options, sink_option
+from flusso_sync.cli.deployment import Deployment, deployment_options, sink_option, source_at_once
 from flusso_sync.cli.exact import parse, render
 from flusso_sync.cli.reach import format_option
-from flusso_sync.errors import EXIT_INTERNAL, SinkError, SourceError, SourceUnavailable
+from flusso_sync.errors import EXIT_INTERNAL, SinkError
 
 if TYPE_CHECKING:
     from flusso_sync.engine.source import Document
-
-_ABSENT = object()
 
 
 class Difference(NamedTuple):
@@ -65,6 +64,8 @@ def preview(
     if form == "json":
         built = None if body is None else parse(body)
         found = None if indexed is None else parse(indexed)
+        both = body is not None and indexed is not None
+        differing = differences(built, found) if both else []
         report = {
             "index": name,
             "id": id,
@@ -72,10 +73,8 @@ def preview(
             "error": error,
             "sink": told,
             "indexed": found,
-            "same": body is not None and indexed is not None and not differences(built, found),
-            "differences": [one._asdict() for one in differences(built, found)]
-            if built is not None and found is not None
-            else [],
+            "same": both and not differing,
+            "differences": [one._asdict() for one in differing],
         }
         click.echo(render(report, 2))
     else:
@@ -92,7 +91,7 @@ def _built(deployment: Deployment, index: str, id: str) -> Optional[Document]:
 
     stop = threading.Event()
     documents = DefaultBackends().source(deployment.config, DaemonOptions()).documents
-    try:
+    with contextlib.closing(documents), source_at_once():
         documents.open([deployment.config.indexes[index].plan], stop)
         for refusal in documents.unreadable().values():
             raise refusal
@@ -102,10 +101,6 @@ def _built(deployment: Deployment, index: str, id: str) -> Optional[Document]:
         with documents.snapshot((), stop) as snapshot:
             built, _ = snapshot.build(index, [key])
         return built[0] if built else None
-    except SourceUnavailable as error:
-        raise SourceError(error.message) from error
-    finally:
-        documents.close()
 
 
 def _indexed(
@@ -155,25 +150,11 @@ def _lines(
         yield from list(difflib.unified_diff(before, now, lineterm="", n=2))[2:]
 
 
-def differences(built: Any, indexed: Any, path: str = "") -> List[Difference]:
+def differences(built: Any, indexed: Any) -> List[Difference]:
     """Every place at which two parsed documents part, in the order of the built one; the order of keys is none."""
-    if isinstance(built, dict) and isinstance(indexed, dict):
-        found: List[Difference] = []
-        for key in [*built, *(key for key in indexed if key not in built)]:
-            below = f"{path}.{key}" if path else str(key)
-            found += differences(built.get(key, _ABSENT), indexed.get(key, _ABSENT), below)
-        return found
-    if isinstance(built, list) and isinstance(indexed, list):
-        longer = max(len(built), len(indexed))
-        pad = [_ABSENT]
-        pairs = zip(built + pad * (longer - len(built)), indexed + pad * (longer - len(indexed)))
-        return [one for at, (new, old) in enumerate(pairs) for one in differences(new, old, f"{path}[{at}]")]
-    # True is 1 to Python, and not to JSON.
-    if built is not _ABSENT and indexed is not _ABSENT and built == indexed:
-        if isinstance(built, bool) == isinstance(indexed, bool):
-            return []
-    return [Difference(path, _text(built), _text(indexed))]
+    from flusso_sync.verify import ABSENT, partings
 
+    def text(value: Any) -> Optional[str]:
+        return None if value is ABSENT else render(value)
 
-def _text(value: Any) -> Optional[str]:
-    return None if value is _ABSENT else render(value)
+    return [Difference(path, text(new), text(old)) for path, new, old in partings(built, indexed)]

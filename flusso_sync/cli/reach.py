@@ -15,6 +15,7 @@ import click
 from flusso_sync.cli.asking import KEEP_SECONDS
 from flusso_sync.cli.deployment import Deployment, deployment_options, index_name
 from flusso_sync.cli.meta_store import MetaStore
+from flusso_sync.cli.options import admin_password_option, admin_user_option, server_option
 from flusso_sync.cli.surface import PrivateSurface
 from flusso_sync.errors import SinkRefused
 
@@ -58,26 +59,10 @@ def reach_options(command: F) -> F:
             metavar="SECONDS",
             help="How long what is asked for stands in the meta store while no daemon takes it.",
         ),
-        click.option(
-            "--admin-password",
-            envvar="FLUSSO_ADMIN_PASSWORD",
-            show_envvar=True,
-            metavar="TEXT",
-            help="Password there; the variable keeps it out of the process list.",
-        ),
-        click.option(
-            "--admin-user",
-            envvar="FLUSSO_ADMIN_USER",
-            show_envvar=True,
-            metavar="NAME",
-            help="User there [admin].",
-        ),
-        click.option(
-            "--server",
-            envvar="FLUSSO_SERVER",
-            show_envvar=True,
-            metavar="ADDRESS",
-            help="Speak HTTP to the private surface of a daemon at HOST:PORT or a URL, and read no configuration.",
+        admin_password_option,
+        admin_user_option("User there [admin]."),
+        server_option(
+            "Speak HTTP to the private surface of a daemon at HOST:PORT or a URL, and read no configuration."
         ),
     ):
         command = option(command)

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 import click
 
 from flusso_sync.cli.exit import exit_code, explain, root_error
-from flusso_sync.cli.options import Switch, config_option, publication_name, slot_name, socket_address, true_false
+from flusso_sync.cli.options import (
+    Switch,
+    config_option,
+    index_prefix_option,
+    manage_publication_option,
+    publication_option,
+    slot_option,
+    socket_address,
+    true_false,
+)
 from flusso_sync.errors import EXIT_INTERNAL, EXIT_OK, FlussoError
 
 if TYPE_CHECKING:
@@ -113,30 +122,9 @@ def _replaced(model: Any, path: List[str], value: Any) -> Any:
     epilog="Every flag has the variable named beside it; a flag wins over its variable, both over the file.",
 )
 @config_option
-@click.option(
-    "--slot",
-    type=slot_name,
-    envvar="FLUSSO_SLOT",
-    show_envvar=True,
-    metavar="NAME",
-    help="Replication slot of this deployment, created when missing [flusso].",
-)
-@click.option(
-    "--publication",
-    type=publication_name,
-    envvar="FLUSSO_PUBLICATION",
-    show_envvar=True,
-    metavar="NAME",
-    help="Publication it streams, created when missing [flusso].",
-)
-@click.option(
-    "--manage-publication",
-    type=true_false,
-    metavar="true|false",
-    envvar="FLUSSO_MANAGE_PUBLICATION",
-    show_envvar=True,
-    help="May the daemon create and extend the publication.",
-)
+@slot_option("Replication slot of this deployment, created when missing [flusso].")
+@publication_option("Publication it streams, created when missing [flusso].")
+@manage_publication_option("May the daemon create and extend the publication.")
 @click.option(
     "--manage-replica-identity",
     type=true_false,
@@ -210,13 +198,7 @@ def _replaced(model: Any, path: List[str], value: Any) -> Any:
     metavar="SECONDS",
     help="How often the slot's lag is sampled [15].",
 )
-@click.option(
-    "--index-prefix",
-    envvar="FLUSSO_INDEX_PREFIX",
-    show_envvar=True,
-    metavar="TEXT",
-    help="Put in front of every index, alias and meta index.",
-)
+@index_prefix_option("Put in front of every index, alias and meta index.")
 @click.option(
     "--public-address",
     type=socket_address,

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
 import sys
 import time
-import urllib.error
-import urllib.request
-from http.client import HTTPException
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import click
 
-from flusso_sync.cli.options import config_option
+from flusso_sync.cli.options import admin_password_option, admin_user_option, config_option, server_option
 from flusso_sync.cli.progress import describe, duration
 from flusso_sync.cli.reach import format_option
+from flusso_sync.cli.surface import Surface
 from flusso_sync.cli.table import plain, table
 from flusso_sync.errors import DaemonUnreachable
 
@@ -55,27 +52,9 @@ _MOODS = {
     "    1  no daemon answers",
 )
 @config_option
-@click.option(
-    "--server",
-    envvar="FLUSSO_SERVER",
-    show_envvar=True,
-    metavar="ADDRESS",
-    help="Ask the surface at HOST:PORT or a URL, and read no configuration.",
-)
-@click.option(
-    "--admin-user",
-    envvar="FLUSSO_ADMIN_USER",
-    show_envvar=True,
-    metavar="NAME",
-    help="User, where that is the private surface [admin].",
-)
-@click.option(
-    "--admin-password",
-    envvar="FLUSSO_ADMIN_PASSWORD",
-    show_envvar=True,
-    metavar="TEXT",
-    help="Password there; the variable keeps it out of the process list.",
-)
+@server_option("Ask the surface at HOST:PORT or a URL, and read no configuration.")
+@admin_user_option("User, where that is the private surface [admin].")
+@admin_password_option
 @click.option("--watch", is_flag=True, help="Draw it anew again and again, until Ctrl-C.")
 @click.option(
     "--interval",
@@ -136,32 +115,23 @@ def _address(config_path: str) -> str:
     return str(address)
 
 
-class _Surface:
+class _Surface(Surface):
     """A surface to read from; ``password`` None asks without."""
 
     def __init__(self, server: str, user: str, password: Optional[str]) -> None:
-        self.url = (server if "://" in server else f"http://{server}").rstrip("/")
-        self._headers = {"Accept": "application/json"}
-        if password:
-            self._headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        hint = "See server.public_address, or give --server"
+        super().__init__(server, user, password, seconds=ANSWER_SECONDS, hint=hint)
 
     def get(self, path: str) -> Dict[str, Any]:
         """The JSON at ``path``; raises ``DaemonUnreachable``."""
-        request = urllib.request.Request(f"{self.url}/{path}", headers=self._headers)
-        try:
-            with self._opener.open(request, timeout=ANSWER_SECONDS) as answer:
-                found = json.load(answer)
-        except urllib.error.HTTPError as error:
+        answer = self.request("GET", f"/{path}")
+        if answer.code >= 300:
             hint = "Give --admin-user and --admin-password, or the address of the public surface"
-            raise DaemonUnreachable(
-                f"{self.url} answers {error.code}", hint=hint if error.code == 401 else None
-            ) from error
-        except (OSError, ValueError, HTTPException) as error:
-            raise DaemonUnreachable(
-                f"no daemon answers at {self.url}: {getattr(error, 'reason', None) or error}",
-                hint="See server.public_address, or give --server",
-            ) from error
+            raise DaemonUnreachable(f"{self.url} answers {answer.code}", hint=hint if answer.code == 401 else None)
+        try:
+            found = json.loads(answer.text)
+        except ValueError as error:
+            raise DaemonUnreachable(f"no daemon answers at {self.url}: {error}", hint=self._hint) from error
         if not isinstance(found, dict) or not {"phase", "points"} & set(found):
             raise DaemonUnreachable(f"what answers at {self.url} is no daemon of flusso-sync")
         return found

@@ -1,4 +1,4 @@
-"""The private surface of a running daemon, from the side of a command."""
+"""The surfaces of a running daemon, from the side of a command."""
 
 from __future__ import annotations
 
@@ -25,19 +25,46 @@ _PATHS = {"reindex": "/reindex", "rollback": "/rollback", "retry": "/quarantine/
 _SHOWN_CHARACTERS = 300
 
 
-class _Answer(NamedTuple):
+class Answer(NamedTuple):
     code: int
     text: str
 
 
-class PrivateSurface:
-    """Requests with Basic authentication; ``server`` is ``host:port`` or a URL, by default of ``http``."""
+class Surface:
+    """``server`` is ``host:port`` or a URL, by default of ``http``; ``hint`` is what to do where nobody answers.
 
-    def __init__(self, server: str, user: str, password: str) -> None:
+    Requests carry Basic authentication where there is a password.
+    """
+
+    def __init__(self, server: str, user: str, password: Optional[str], *, seconds: float, hint: str) -> None:
         self.url = (server if "://" in server else f"http://{server}").rstrip("/")
-        self._authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._headers: Dict[str, str] = {}
+        if password:
+            self._headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._seconds = seconds
+        self._hint = hint
         # An operator's surface is never behind the proxy that the environment may name for the rest of the world.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def request(self, method: str, path: str, body: Optional[bytes] = None) -> Answer:
+        """Whatever is answered; raises ``DaemonUnreachable`` where nobody does."""
+        try:
+            request = urllib.request.Request(self.url + path, body, self._headers, method=method)
+            with self._opener.open(request, timeout=self._seconds) as answer:
+                return Answer(answer.status, answer.read().decode("utf-8", "replace"))
+        except urllib.error.HTTPError as error:
+            return Answer(error.code, error.read().decode("utf-8", "replace").strip())
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            cause = getattr(error, "reason", None) or error
+            raise DaemonUnreachable(f"no daemon answers at {self.url}: {cause}", hint=self._hint) from error
+
+
+class PrivateSurface(Surface):
+    """What an operator asks for."""
+
+    def __init__(self, server: str, user: str, password: str) -> None:
+        hint = "See --server (FLUSSO_SERVER); the daemon serves its private surface only with an admin password"
+        super().__init__(server, user, password, seconds=ANSWER_SECONDS, hint=hint)
 
     def listing(self) -> Dict[str, Any]:
         """Index -> state, build, generations per sink, and what could not be read."""
@@ -59,7 +86,7 @@ class PrivateSurface:
         return self._send("GET", path, None, index)
 
     def _send(self, method: str, path: str, body: Optional[bytes], index: Optional[str]) -> str:
-        answer = self._request(method, path, body)
+        answer = self.request(method, path, body)
         if answer.code < 300:
             return answer.text
         if answer.code == 404 and index is not None and answer.text.startswith("unknown index"):
@@ -75,18 +102,3 @@ class PrivateSurface:
         }
         said = " ".join(answer.text.split())[:_SHOWN_CHARACTERS]
         raise DaemonUnreachable(f"server returned {answer.code}: {said}", hint=hints.get(answer.code))
-
-    def _request(self, method: str, path: str, body: Optional[bytes]) -> _Answer:
-        try:
-            request = urllib.request.Request(self.url + path, body, method=method)
-            request.add_header("Authorization", self._authorization)
-            with self._opener.open(request, timeout=ANSWER_SECONDS) as answer:
-                return _Answer(answer.status, answer.read().decode("utf-8", "replace"))
-        except urllib.error.HTTPError as error:
-            return _Answer(error.code, error.read().decode("utf-8", "replace").strip())
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", None) or error
-            raise DaemonUnreachable(
-                f"no daemon answers at {self.url}: {cause}",
-                hint="See --server (FLUSSO_SERVER); the daemon serves its private surface only with an admin password",
-            ) from error

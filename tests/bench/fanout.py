@@ -12,7 +12,7 @@ from typing import Any, Dict
 
 import psycopg
 
-from tests.bench import shop
+from tests.bench import latency, shop
 from tests.bench.latency import (
     IDLE_SAMPLES,
     MORE_THAN_IDLE_MS,
@@ -20,7 +20,6 @@ from tests.bench.latency import (
     WARM_UP_SAMPLES,
     Latencies,
     Sampler,
-    bound_ms,
     make_stock,
 )
 from tests.bench.rig import (
@@ -114,29 +113,17 @@ def _change(rig: Rig, url: str, sampler: Sampler, name: str, rows: int) -> Dict[
 
 def judged(figures: Dict[str, Any]) -> Dict[str, Any]:
     """The figures of all runs, the bound that the idle one gives, and whether the others are within it."""
-    bound = round(bound_ms(figures["idle"]["readable_p95_ms"]), 2)
-    within = {run: {**figures[run], "within": figures[run]["readable_p95_ms"] <= bound} for run in ("job", "guard_off")}
-    return {**figures, **within, "bound_ms": bound}
+    return latency.judged(figures, "job")
 
 
 def report(figures: Dict[str, Any]) -> str:
     """The figures for people."""
-    head = ["latency of one commit, ms", "readable p50", "p95", "searchable p50", "p95", "samples", "docs/s", "memory"]
-    rows = [head]
+    rows = [[*latency.HEAD, "docs/s", "memory"]]
     names = {"idle": "idle", "job": f"{figures['rows']:,} documents of one row", "guard_off": "the same, in one batch"}
     for run, name in names.items():
         one = figures[run]
-        values = [one[f"{kind}_p{share}_ms"] for kind in ("readable", "searchable") for share in (50, 95)]
         memory = f"{one['memory_bytes'] / 2**20:.0f} MB" if "memory_bytes" in one else ""
-        rows.append(
-            [
-                name,
-                *(f"{value:.1f}" for value in values),
-                f"{one['samples']:,}",
-                f"{one.get('documents_per_second', 0):,}",
-                memory,
-            ]
-        )
+        rows.append([name, *latency.cells(one), f"{one.get('documents_per_second', 0):,}", memory])
     said = {True: "within", False: "BEYOND"}
     return "\n".join(
         [
