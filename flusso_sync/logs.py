@@ -31,6 +31,9 @@ REPEATS_KEPT = 1000
 #: How long closing waits for the reader of standard error, unless told otherwise.
 CLOSE_SECONDS = 0.5
 
+#: How long another file waits for the line that is being written.
+LINE_SECONDS = 1.0
+
 PACKAGE = "flusso_sync"
 
 LEVELS = {
@@ -236,6 +239,8 @@ class QueuedHandler(logging.Handler):
         self._dropped = 0
         self._unreported = 0
         self._deadline: Optional[float] = None
+        #: Held while a line is written, so that none is torn between two files.
+        self._in_line = threading.Lock()
         #: Lines below everything else, as wanted, and as they stand on the terminal now.
         self._footer: Tuple[str, ...] = ()
         self._shown: Tuple[str, ...] = ()
@@ -279,6 +284,17 @@ class QueuedHandler(logging.Handler):
         with self._waiting:
             return self._waiting.wait_for(lambda: not self._lines and not self._writing, timeout)
 
+    def go_on_in(self, descriptor: int) -> None:
+        """Write the lines to come to the file that ``descriptor`` has open, under the number of the former one."""
+        if self._descriptor is None:
+            return
+        between_lines = self._in_line.acquire(timeout=LINE_SECONDS)
+        try:
+            os.dup2(descriptor, self._descriptor)
+        finally:
+            if between_lines:
+                self._in_line.release()
+
     def shut_down(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Write what is queued for at most ``timeout`` seconds and end the thread; False when lines were left."""
         with self._waiting:
@@ -305,7 +321,8 @@ class QueuedHandler(logging.Handler):
                     unreported, self._unreported = self._unreported, 0
             if unreported:
                 line = f"({unreported} log lines were dropped)\n".encode() + line
-            written = self._write(_taken_away(self._shown) + line + _lines(footer))
+            with self._in_line:
+                written = self._write(_taken_away(self._shown) + line + _lines(footer))
             # Also where it failed: whoever stopped the terminal from taking it changed what stands there.
             self._shown = footer
             if line and not written:
@@ -364,6 +381,10 @@ class Logs:
     def show(self, lines: Sequence[str]) -> None:
         """Keep ``lines`` below the log on a terminal, in place of the former ones; see :class:`QueuedHandler`."""
         self._handler.show(lines)
+
+    def go_on_in(self, descriptor: int) -> None:
+        """Write the lines to come to another file; the caller's descriptor stays its own."""
+        self._handler.go_on_in(descriptor)
 
     def flush(self, timeout: float = CLOSE_SECONDS) -> bool:
         """Wait, bounded, until everything logged so far is written."""

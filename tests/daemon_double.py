@@ -47,11 +47,18 @@ def _double(mode: str) -> Dict[str, Any]:
         def run(self, shutdown: threading.Event) -> None:
             from flusso_sync.status import Phase
 
-            self.status.set_phase(Phase.LIVE)
-            getattr(self, mode)(shutdown)
-            self.status.set_phase(Phase.STOPPED)
+            if mode not in ("outage", "refuse"):
+                self.status.set_phase(Phase.LIVE)
+            try:
+                getattr(self, mode)(shutdown)
+            finally:
+                self.status.set_phase(Phase.STOPPED)
 
         def wait(self, shutdown: threading.Event) -> None:
+            shutdown.wait()
+
+        def outage(self, shutdown: threading.Event) -> None:
+            self.status.trouble("source", "the database is away", "Start it", blocking=True)
             shutdown.wait()
 
         def deaf(self, shutdown: threading.Event) -> None:
@@ -82,6 +89,13 @@ def _double(mode: str) -> Dict[str, Any]:
         def spam(self, shutdown: threading.Event) -> None:
             while not shutdown.wait(0.001):
                 logging.getLogger("flusso_sync.engine").info("x" * 2000)
+
+        def count(self, shutdown: threading.Event) -> None:
+            number = 0
+            while not shutdown.wait(0.002):
+                # Longer than what is written at once.
+                logging.getLogger("flusso_sync.engine").info("line %d %s", number, "x" * 9000)
+                number += 1
 
         def build(self, shutdown: threading.Event) -> None:
             """Two builds, and a log that is busy meanwhile."""

@@ -78,8 +78,12 @@ def terminal_is_ours(config: Config, descriptor: Optional[int], environ: Mapping
         return False
     if environ.get("TERM", "") in ("", "dumb") or environ.get("FLUSSO_LOG_FORMAT", "").strip().lower() == "json":
         return False
-    prints = not config.sinks or any(sink.type == "stdout" for sink in config.sinks.values())
-    return not (prints and sys.stdout is not None and sys.stdout.isatty())
+    return not (prints(config) and sys.stdout is not None and sys.stdout.isatty())
+
+
+def prints(config: Config) -> bool:
+    """Whether documents go to standard output."""
+    return not config.sinks or any(sink.type == "stdout" for sink in config.sinks.values())
 
 
 class Progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import signal
 import sys
 import threading
 from dataclasses import dataclass, is_dataclass, replace
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Tuple
 
 import click
 
+from flusso_sync.cli.account import account
 from flusso_sync.cli.exit import exit_code, explain, root_error
+from flusso_sync.cli.host import Host, HostOptions
 from flusso_sync.cli.options import (
     Switch,
     config_option,
@@ -225,6 +228,37 @@ def _replaced(model: Any, path: List[str], value: Any) -> Any:
     metavar="TEXT",
     help="Password of that surface; the variable keeps it out of the process list.",
 )
+@click.option(
+    "--daemonize",
+    is_flag=True,
+    default=None,
+    cls=Switch,
+    envvar="FLUSSO_DAEMONIZE",
+    show_envvar=True,
+    help="Go on in the background; ends once the daemon runs, or with its exit code and sentence.",
+)
+@click.option(
+    "--pidfile",
+    envvar="FLUSSO_PIDFILE",
+    show_envvar=True,
+    metavar="FILE",
+    help="Write the process id there and lock it; a second daemon ends with exit code 8.",
+)
+@click.option(
+    "--log-file",
+    envvar="FLUSSO_LOG_FILE",
+    show_envvar=True,
+    metavar="FILE",
+    help="Append the log to it instead of standard error; SIGUSR1 opens it anew.",
+)
+@click.option(
+    "--user",
+    type=account,
+    envvar="FLUSSO_USER",
+    show_envvar=True,
+    metavar="NAME",
+    help="Become that user once pid file and log file are open; takes root.",
+)
 @click.pass_context
 def run(ctx: click.Context, /, **flags: Any) -> None:
     """Build every index, then keep it right while rows change, until SIGTERM or Ctrl-C.
@@ -235,34 +269,66 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     from flusso_sync import logs
     from flusso_sync.cli.signals import Signals
 
+    place = _host_options(flags)
+    if place.daemonize:
+        # Before the folder changes.
+        flags["config_path"] = os.path.abspath(flags["config_path"])
     options = RunOptions(**flags)
-    started = logs.configure()
+    host = Host(place)
+    ended = host.enter()
+    if ended is not None:
+        ctx.exit(ended)
+    started = logs.configure(descriptor=host.log_descriptor)
     shutdown = threading.Event()
+
+    def before_exit(code: int) -> None:
+        host.leave(code)
+        started.close(0.1)
+
+    actions = {
+        signal.SIGHUP: lambda: logger.info("SIGHUP is ignored: the configuration is read at the start only"),
+        signal.SIGUSR1: lambda: host.reopen_log(started),
+    }
+    code = EXIT_INTERNAL
     try:
-        with Signals(shutdown, before_exit=lambda: started.close(0.1)):
-            code = _run(options, shutdown, started)
+        with Signals(shutdown, before_exit=before_exit, actions=actions):
+            code = _run(options, shutdown, started, host)
     finally:
         started.close()
+        host.leave(code)
     ctx.exit(code)
 
 
-def _run(options: RunOptions, shutdown: threading.Event, started: Logs) -> int:
+def _host_options(flags: Dict[str, Any]) -> HostOptions:
+    """The flags that concern the host, taken out of ``flags``."""
+    daemonize, user = bool(flags.pop("daemonize")), flags.pop("user")
+    paths = {name: flags.pop(name) or None for name in ("pidfile", "log_file")}
+    if daemonize and paths["log_file"] is None:
+        raise click.UsageError("--daemonize takes a --log-file: what goes wrong would be seen nowhere")
+    whole = {name: None if path is None else os.path.abspath(path) for name, path in paths.items()}
+    return HostOptions(daemonize=daemonize, user=user, **whole)
+
+
+def _run(options: RunOptions, shutdown: threading.Event, started: Logs, host: Host) -> int:
     """Everything between the set-up of logs and the exit code."""
+    host.say_what_was_found()
     try:
-        return _serve(options, shutdown, started)
+        return _serve(options, shutdown, started, host)
     except BaseException as error:
         cause = root_error(error)
         if isinstance(cause, FlussoError):
             logger.error("%s", explain(error), extra={"plain": True})
         else:
             logger.error("%s", explain(error), exc_info=cause)
+        host.failed(exit_code(error), explain(error))
         return exit_code(error)
 
 
-def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int:
+def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: Host) -> int:
     # Imported here, in the order in which they are needed: a refused configuration is reported before the
     # slow ones are loaded.
     from flusso_sync import __version__
+    from flusso_sync.cli.progress import prints
     from flusso_sync.config.connection import check_prefix, overrides
     from flusso_sync.config.load import load_config
 
@@ -273,6 +339,8 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int
         logger.warning("%s", warning)
     for override in overrides(config):
         logger.info("%s", override)
+    if host.in_background and prints(config):
+        logger.warning("documents on standard output are read by nobody: a daemon in the background has none")
     _allow_open_files()
 
     from flusso_sync.daemon import Daemon
@@ -315,8 +383,10 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs) -> int
                 logger.info("%s surface on http://%s", surface.name, surface.address)
             progress.start()
             if not shutdown.is_set():
+                host.await_running(status)
                 running.run(shutdown)
         finally:
+            host.stopping()
             progress.stop()
             for surface in reversed(surfaces):
                 surface.stop(SURFACE_STOP_SECONDS / len(surfaces))

@@ -14,7 +14,7 @@ import socket
 import threading
 from time import monotonic
 from types import FrameType
-from typing import Any, Callable, Dict, Optional, Type
+from typing import Any, Callable, Dict, Mapping, Optional, Type
 
 from flusso_sync.errors import EXIT_OK
 
@@ -27,8 +27,7 @@ STOP_SECONDS = 4.7
 #: passes it on.
 SAME_REQUEST_SECONDS = 0.2
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_NAMES = {int(number): number.name for number in _SIGNALS}
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 def _ignore(number: int, frame: Optional[FrameType]) -> None:
@@ -38,19 +37,22 @@ def _ignore(number: int, frame: Optional[FrameType]) -> None:
 class Signals:
     """While entered: the first SIGTERM or SIGINT sets ``shutdown``, a second one ends the process at once.
 
-    SIGHUP is logged and ignored.  ``before_exit`` runs before the process is ended by force, which happens
-    on the second signal (exit code 128 + its number) and ``stop_seconds`` after the first one (exit code 0:
-    whatever was not finished comes again at the next start).  Must be entered in the main thread.
+    ``actions`` are carried out, each on the thread that listens, when their signals come; they must be quick and raise
+    nothing.  ``before_exit`` is told the exit code before the process is ended by force, which happens on the second
+    signal (128 + its number) and ``stop_seconds`` after the first one (0: whatever was not finished comes again at the
+    next start).  Must be entered in the main thread.
     """
 
     def __init__(
         self,
         shutdown: threading.Event,
         *,
-        before_exit: Callable[[], Any],
+        before_exit: Callable[[int], Any],
+        actions: Optional[Mapping[signal.Signals, Callable[[], Any]]] = None,
         stop_seconds: float = STOP_SECONDS,
     ) -> None:
         self._shutdown = shutdown
+        self._actions: Dict[int, Callable[[], Any]] = {int(number): act for number, act in (actions or {}).items()}
         self._before_exit = before_exit
         self._stop_seconds = stop_seconds
         self._former: Dict[int, Any] = {}
@@ -62,8 +64,10 @@ class Signals:
         self._thread = threading.Thread(target=self._listen, name="flusso-signals", daemon=True)
         self._thread.start()
         self._former_wakeup = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
+        for number in (*_STOPPING, *self._actions):
             self._former[number] = signal.signal(number, _ignore)
+        # What came while nobody could act on it was held back, and comes now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._actions)
         return self
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Optional[BaseException], traceback: Any) -> None:
@@ -86,12 +90,13 @@ class Signals:
             if not received:
                 return
             number = received[0]
-            name = _NAMES.get(number, str(number))
-            if number == signal.SIGHUP:
-                logger.info("SIGHUP is ignored: the configuration is read at the start only")
-            elif number not in _SIGNALS:
+            if number in self._actions:
+                self._actions[number]()
                 continue
-            elif deadline is None:
+            if number not in _STOPPING:
+                continue
+            name = signal.Signals(number).name
+            if deadline is None:
                 logger.info("%s: stopping; a second signal ends the process at once", name)
                 first = monotonic()
                 deadline = first + self._stop_seconds
@@ -110,5 +115,5 @@ class Signals:
         self._end(EXIT_OK)
 
     def _end(self, code: int) -> None:
-        self._before_exit()
+        self._before_exit(code)
         os._exit(code)
