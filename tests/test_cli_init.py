@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 import subprocess
 from pathlib import Path
 from typing import Any, Dict, List
 
+import jsonschema
 import psycopg
 import pytest
 import yaml
@@ -15,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from flusso_sync.cli.commands import flussod
 from flusso_sync.cli.init import _has_secret
+from flusso_sync.config import yaml12
 from flusso_sync.config.load import load_config
 from flusso_sync.postgres.draft import _text
 from flusso_sync.sinks.sqlite.settings import SqliteSettings
@@ -115,6 +118,7 @@ def test_from_a_url_to_right_documents(database: Database, tmp_path: Path, sampl
         written = (tmp_path / "schemas" / f"{index}.schema.yml").read_text().splitlines()
         missing = [line for line in lines if line.replace("'\"", '"\\"').replace("\"'", '\\""') not in written]
         assert not missing, "\n".join([*missing, "---", *written])
+    valid_for_an_editor(tmp_path)
     config = yaml.safe_load((tmp_path / "flusso.yaml").read_text())
     # Each test has a slot of its own: the server is shared.
     slot = f"init_{database.name}"[:60]
@@ -158,6 +162,20 @@ def test_from_a_url_to_right_documents(database: Database, tmp_path: Path, sampl
         process.terminate()
         process.wait(60)
         log.close()
+
+
+def valid_for_an_editor(folder: Path) -> None:
+    """Each file names its JSON Schema as the YAML language server wants it, from its own folder, and keeps to it."""
+    written = [folder / "flusso.yaml", *(folder / "schemas").iterdir()]
+    for path in written:
+        text = path.read_text()
+        prefix, _, named = text.splitlines()[0].partition("$schema=")
+        assert prefix == "# yaml-language-server: ", path
+        schema = json.loads((path.parent / named).read_text())
+        assert schema["title"] == ("flusso.yaml" if path.name == "flusso.yaml" else "*.schema.yml")
+        problems = list(jsonschema.Draft7Validator(schema).iter_errors(yaml12.load_text(text).value))
+        assert not problems, (path, problems[0])
+    assert len(written) > 3
 
 
 def _is_read(sink: SqliteSink, index: str) -> bool:

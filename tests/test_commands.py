@@ -193,6 +193,7 @@ def test_every_example_of_the_page_runs_as_it_stands(shop: Shop) -> None:
         "run",
         "check",
         "init",
+        "schema",
         "preview",
         "explain",
         "indexes",

@@ -22,6 +22,7 @@ COMMANDS: Dict[str, str] = {
     "reindex": "flusso_sync.cli.reindex",
     "rollback": "flusso_sync.cli.rollback",
     "run": "flusso_sync.cli.run",
+    "schema": "flusso_sync.cli.schema",
     "search": "flusso_sync.cli.search",
     "status": "flusso_sync.cli.status",
     "verify": "flusso_sync.cli.verify",

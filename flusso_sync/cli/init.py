@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 CONFIG = "flusso.yaml"
 SCHEMAS = "schemas"
 
+#: What editors complete and check the files by.
+EDITOR = "editor"
+CONFIG_JSON = "flusso.schema.json"
+INDEX_JSON = "index.schema.json"
+
 #: What holds a URL with a password; for its owner's eyes.
 SOURCE_SECRET = "database.url"
 SINK_SECRET = "search.url"
@@ -91,8 +96,9 @@ def init(url: Optional[str], output: str, yes: bool, tables: Sequence[str], sink
     if not tables and not yes and sys.stdin.isatty():
         chosen = _asked(database, roots)
     written = drafts(database, chosen)
-    schemas = [_File(folder / SCHEMAS / f"{one.name}.schema.yml", one.text) for one in written]
-    files = [*_config(folder, url, sink, database, [one.name for one in written]), *schemas]
+    hint = _modeline(f"../{EDITOR}/{INDEX_JSON}")
+    schemas = [_File(folder / SCHEMAS / f"{one.name}.schema.yml", hint + one.text) for one in written]
+    files = [*_config(folder, url, sink, database, [one.name for one in written]), *schemas, *_for_editors(folder)]
     _refuse_to_overwrite([file.path for file in files])
     for file in files:
         _write(file)
@@ -202,6 +208,7 @@ def _config(folder: Path, url: Optional[str], sink: str, database: Database, ind
         # Slots are the server's, not the database's; this one is somebody's.
         slot = _free(f"flusso_{database.name}", database.slots)
     lines = [
+        _modeline(f"{EDITOR}/{CONFIG_JSON}").rstrip(),
         f"# Documents of database {plain(database.name)}.  Written by flussod init; it is yours now.",
         "#",
         f"#   flussod check -c {CONFIG}    what a run would stumble over; changes nothing",
@@ -242,6 +249,18 @@ def _config(folder: Path, url: Optional[str], sink: str, database: Database, ind
     for name in indexes:
         lines += [f"  - name: {_quoted(name)}", f"    schema: {SCHEMAS}/{name}.schema.yml"]
     return [_File(folder / CONFIG, "\n".join(lines) + "\n"), *private]
+
+
+def _modeline(path: str) -> str:
+    """The comment by which the YAML language server finds a file's JSON Schema, from the file's own folder."""
+    return f"# yaml-language-server: $schema={path}\n"
+
+
+def _for_editors(folder: Path) -> List[_File]:
+    from flusso_sync.cli.schema import schema_text
+
+    names = {CONFIG_JSON: "config", INDEX_JSON: "index"}
+    return [_File(folder / EDITOR / name, schema_text(what)) for name, what in names.items()]
 
 
 def _has_secret(url: str) -> bool:

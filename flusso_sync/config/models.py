@@ -97,26 +97,45 @@ def _not_blank(value: str) -> str:
     return value
 
 
-_SIZE_SCHEMA = {
-    "anyOf": [
-        {"type": "integer", "minimum": 1},
-        {"type": "string", "pattern": r"^\d+(\.\d+)? ?[kKmMgGtT]?i?[bB]?$"},
-    ]
+#: Blanks, a number, a unit; what a zero means is the key's own affair.
+_SIZE_TEXT = {"type": "string", "pattern": r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtT]([iI]?[bB])?|[bB])?\s*$"}
+_SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 1, "maximum": U64}, _SIZE_TEXT]}
+_CLAMPED_SIZE_SCHEMA = {"anyOf": [{"type": "integer", "minimum": 0, "maximum": U64}, _SIZE_TEXT]}
+_ADDRESS_SCHEMA = {
+    "type": "string",
+    "pattern": r"^\s*([0-9]+(\.[0-9]+){3}|\[[0-9a-fA-F:.]+(%\S+)?\]):[0-9]{1,5}\s*$",
+    "examples": ["127.0.0.1:9464", "[::1]:9464"],
 }
-_ADDRESS_SCHEMA = {"type": "string", "examples": ["127.0.0.1:9464"]}
+_SLOT_PATTERN = r'^\s*([a-zA-Z_][a-zA-Z0-9_]{0,62}|"[a-z0-9_]{1,63}")\s*$'
+_PREFIX_PATTERN = r'^([a-z0-9][^A-Z ,:"*+/\\|?#<>]{0,49})?$'
+_TEXT_PATTERN = r"\S"
+_INTERVAL_SCHEMA = {"anyOf": [{"type": "string", "pattern": _TEXT_PATTERN}, {"type": "integer"}]}
 
-Identifier = Annotated[str, BeforeValidator(_identifier)]
-Name = Annotated[str, BeforeValidator(_plain)]
-SlotName = Annotated[str, BeforeValidator(_slot)]
+Identifier = Annotated[
+    str, BeforeValidator(_identifier), WithJsonSchema({"type": "string", "pattern": names.IDENTIFIER_PATTERN})
+]
+Name = Annotated[str, BeforeValidator(_plain), WithJsonSchema({"type": "string", "pattern": names.NAME_PATTERN})]
+SlotName = Annotated[str, BeforeValidator(_slot), WithJsonSchema({"type": "string", "pattern": _SLOT_PATTERN})]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=1, le=U64), WithJsonSchema(_SIZE_SCHEMA)]
-ClampedSize = Annotated[int, BeforeValidator(_clamped_size), Field(ge=0, le=U64), WithJsonSchema(_SIZE_SCHEMA)]
-ClampedCount = Annotated[int, BeforeValidator(_at_least_one), Field(ge=0, le=U32)]
-ClampedSeconds = Annotated[float, BeforeValidator(_clamped_seconds), Field(ge=0, le=U64, allow_inf_nan=False)]
+ClampedSize = Annotated[int, BeforeValidator(_clamped_size), Field(ge=0, le=U64), WithJsonSchema(_CLAMPED_SIZE_SCHEMA)]
+# Bounds are lost on the way to JSON Schema where something runs before them.
+ClampedCount = Annotated[
+    int,
+    BeforeValidator(_at_least_one),
+    Field(ge=0, le=U32),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": U32}),
+]
+ClampedSeconds = Annotated[
+    float,
+    BeforeValidator(_clamped_seconds),
+    Field(ge=0, le=U64, allow_inf_nan=False),
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": U64}),
+]
 Count = Annotated[int, Field(ge=1, le=U32)]
 Seconds = Annotated[float, Field(gt=0, le=U32, allow_inf_nan=False)]
 SocketAddress = Annotated[Address, PlainValidator(_address), PlainSerializer(str), WithJsonSchema(_ADDRESS_SCHEMA)]
-PathText = Annotated[str, AfterValidator(_from_base)]
-Text = Annotated[str, AfterValidator(_not_blank)]
+PathText = Annotated[str, AfterValidator(_from_base), WithJsonSchema({"type": "string", "pattern": _TEXT_PATTERN})]
+Text = Annotated[str, AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": _TEXT_PATTERN})]
 OnError = Literal["stop", "skip"]
 
 
@@ -238,7 +257,7 @@ class OpenSearchSink(Section):
     pipeline: Optional[Text] = Field(default=None, description="Ingest pipeline for every bulk request")
     number_of_shards: ClampedCount = Field(default=1, description="Primary shards of a new index; changing it rebuilds")
     number_of_replicas: int = Field(default=1, ge=0, le=U32, description="Replicas of a complete index")
-    refresh_interval: Annotated[Text, BeforeValidator(_number_as_text)] = Field(
+    refresh_interval: Annotated[Text, BeforeValidator(_number_as_text), WithJsonSchema(_INTERVAL_SCHEMA)] = Field(
         default="10s", description='Refresh interval of a complete index; "-1" for none'
     )
     text_analysis: Literal["builtin", "icu"] = Field(
@@ -372,7 +391,11 @@ class Deployment(Section):
     on_error: OnError = Field(
         default="stop", description="When a sink refuses single documents: stop, or set them aside"
     )
-    prefix: str = Field(default="", description="Put in front of every index and alias name, separator included")
+    prefix: str = Field(
+        default="",
+        description="Put in front of every index and alias name, separator included",
+        json_schema_extra={"pattern": _PREFIX_PATTERN},
+    )
     server: Server = Field(default_factory=Server, description="HTTP surfaces")
     engine: Engine = Field(default_factory=Engine, description="Sizes of the pipeline")
     backfill: Backfill = Field(default_factory=Backfill, description="How an index is built")

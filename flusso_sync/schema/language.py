@@ -111,13 +111,17 @@ LIST_OPS: Tuple[str, ...] = ("in", "not_in")
 NULL_OPS: Tuple[str, ...] = ("is_null", "is_not_null")
 FILTER_OPS: Tuple[str, ...] = (*SCALAR_OPS, *LIST_OPS, "between", *NULL_OPS)
 
-_THROUGH_KEYS = ("table", "left_key", "right_key", "left_references", "right_references")
+THROUGH_KEYS: Tuple[str, ...] = ("table", "left_key", "right_key", "left_references", "right_references")
+ORDER_KEYS: Tuple[str, ...] = ("column", "direction")
+DIRECTIONS: Tuple[str, ...] = ("asc", "desc")
+SOFT_DELETE_KEYS: Tuple[str, ...] = ("column", "field", "when")
+FILTER_KEYS: Tuple[str, ...] = ("column", "op", "value", "raw", "volatile")
 
 #: Most columns of an index or key in Postgres (INDEX_MAX_KEYS).
 MAX_KEY_COLUMNS = 32
 
 #: Postgres' bigint, which LIMIT takes.
-_MAX_LIMIT = 2**63 - 1
+MAX_LIMIT = 2**63 - 1
 
 #: Stands where a name could not be read, so that the rest of the file is still checked.
 _UNREADABLE = "?"
@@ -224,7 +228,7 @@ class _Parser:
         if not isinstance(value, dict):
             self.refuse(path, f"must be a mapping with `column` or `field`, got {show(value)}")
             return None
-        self._only(value, path, ("column", "field", "when"))
+        self._only(value, path, SOFT_DELETE_KEYS)
         when = self._filters(value, path, "when")
         marked, named = value.get("column") is not None, value.get("field") is not None
         if marked == named:
@@ -456,11 +460,11 @@ class _Parser:
             if value is not None:
                 self.refuse(path, f"must be a mapping with table, left_key and right_key, got {show(value)}")
             return ThroughLink(Table("", ""), (), ())
-        self._only(value, path, _THROUGH_KEYS)
+        self._only(value, path, THROUGH_KEYS)
         for key in ("table", "left_key", "right_key"):
             if value.get(key) is None:
                 self.refuse(path, f"`{key}` is missing; a junction needs table, left_key and right_key", key=True)
-        sides = {key: self._columns(value, path, key) for key in _THROUGH_KEYS[1:]}
+        sides = {key: self._columns(value, path, key) for key in THROUGH_KEYS[1:]}
         self._same_length(path, "left_references", sides["left_references"], "left_key", sides["left_key"])
         self._same_length(path, "right_references", sides["right_references"], "right_key", sides["right_key"])
         return ThroughLink(self._table(value, path), **sides)
@@ -480,13 +484,13 @@ class _Parser:
             if not isinstance(entry, dict):
                 self.refuse(at, f"must be a mapping with `column` and `direction`, got {show(entry)}")
                 continue
-            self._only(entry, at, ("column", "direction"))
+            self._only(entry, at, ORDER_KEYS)
             if entry.get("column") is None:
                 self.refuse(at, "`column` is missing")
                 continue
             direction = "asc"
             if entry.get("direction") is not None:
-                direction = self._word(entry, at, "direction", ("asc", "desc"))
+                direction = self._word(entry, at, "direction", DIRECTIONS)
             found.append(Order(self._name(entry, at, "column", names.identifier), direction == "desc"))
         return tuple(found)
 
@@ -494,7 +498,7 @@ class _Parser:
         value = item.get("limit")
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_LIMIT:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_LIMIT:
             self.refuse((*path, "limit"), f"must be a whole number from 1, got {show(value)}")
             return None
         return value
@@ -516,7 +520,7 @@ class _Parser:
             return None
         if "raw" in entry:
             return self._raw_filter(entry, path)
-        self._only(entry, path, ("column", "op", "value", "raw", "volatile"))
+        self._only(entry, path, FILTER_KEYS)
         if "volatile" in entry:
             self.refuse((*path, "volatile"), "goes with `raw` only", key=True)
         missing = [key for key in ("column", "op") if entry.get(key) is None]

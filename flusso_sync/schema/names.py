@@ -19,6 +19,13 @@ _PLAIN = re.compile(r"[a-z_][a-z0-9_]*\Z")
 _FIELD = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"\Z')
 
+#: The same rules as regular expressions of JSON Schema, which count characters where we count bytes.
+_PLAIN_NAME = "[a-zA-Z_][a-zA-Z0-9_]{0,%d}" % (MAX_NAME_BYTES - 1)
+NAME_PATTERN = rf"^\s*{_PLAIN_NAME}\s*$"
+_NAME = rf'(?:{_PLAIN_NAME}|"(?:[^"]|"")+")'
+IDENTIFIER_PATTERN = rf"^\s*{_NAME}\s*$"
+TABLE_PATTERN = rf"^\s*{_NAME}(?:\s*\.\s*{_NAME})?\s*$"
+
 _RULE = "letters, digits and _, not starting with a digit"
 
 
