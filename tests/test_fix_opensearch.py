@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -56,4 +57,26 @@ def test_readers_move_only_to_as_many_copies_as_the_cluster_can_hold(tmp_path: P
         shards = call(node.url, "GET", "/_cat/shards/users?h=prirep,state,docs&format=json")
         started = [(s["prirep"], s["docs"]) for s in shards if s["state"] == "STARTED"]
         assert sorted(started) == [("p", "500"), ("r", "500")]
+        sink.close()
+
+
+def test_copies_that_the_cluster_does_not_make_are_waited_for_no_longer_than_agreed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own_node(tmp_path, nodes=2) as node:
+        call(node.url, "PUT", "/_cluster/settings", {"persistent": {"cluster.routing.allocation.enable": "primaries"}})
+        sink = OpenSearchSink("search", OpenSearchSettings(url=node.url, number_of_replicas=1, copies_wait_secs=3))
+        sink.open(ME)
+        sink.ensure([plan()])
+        sink.begin_build("users")
+        sink.write([put("1", version=5, build=True)])
+        begun = time.monotonic()
+        sink.complete_build("users")
+        assert 3 <= time.monotonic() - begun < 30
+        assert "fewer than 2 copies per shard after 3 s; readers move to it all the same" in caplog.text
+        assert call(node.url, "GET", "/users/_count")["count"] == 1
+        # They come by themselves once the cluster makes them.
+        call(node.url, "PUT", "/_cluster/settings", {"persistent": {"cluster.routing.allocation.enable": "all"}})
+        health = call(node.url, "GET", "/_cluster/health/users?wait_for_status=green&timeout=60s")
+        assert not health["timed_out"]
         sink.close()

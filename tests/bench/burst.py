@@ -15,13 +15,9 @@ from typing import Any, Dict, List, Sequence, Tuple
 import psycopg
 from psycopg import sql
 
-from flusso_sync.postgres.bind import bind
-from flusso_sync.postgres.catalog import read_catalog
-from flusso_sync.postgres.statements import compile_statements
-from flusso_sync.schema.paths import tables
 from tests.bench import shop
 from tests.bench.ceilings import Node, difference, load, spool
-from tests.bench.documents import UNBOUNDED, Source, settings
+from tests.bench.documents import Source, settings
 from tests.bench.rig import Rig, Say, caught_up, configuration, drop_slot, prefix, seeded, table
 from tests.fix_daemon import DaemonProcess
 
@@ -126,7 +122,7 @@ class ByHand:
         with Source(self._config, self._url) as source, psycopg.connect(self._url, autocommit=True) as connection:
             connection.execute(settings())
             for index in INDEXES:
-                lookup = _lookup(source, index, connection)
+                lookup = source.lookup(index, "{keys}")
                 begin = time.perf_counter()
                 keys = self.keys(index)
                 resolved = time.perf_counter()
@@ -148,20 +144,12 @@ class ByHand:
                     raise RuntimeError(f"the documents are wrong, so their time means nothing: {wrong}")
 
 
-def _lookup(source: Source, index: str, connection: psycopg.Connection[Any]) -> str:
-    """The statement of the documents of some keys, which stand for ``{keys}``, without bounds in bytes."""
-    plan = source.plan(index)
-    statement = compile_statements(bind(plan, read_catalog(connection, sorted(tables(plan))))).lookup
-    for number in (2, 3):
-        statement = statement.replace(f"${number}::", f"'{UNBOUNDED}'::")
-    return statement.replace("$1::", "{keys}::")
-
-
 def _copy(connection: psycopg.Connection[Any], lookup: str, keys: Sequence[str]) -> List[Tuple[str, bytes]]:
     given = sql.Literal(list(keys)).as_string(connection)
-    query = f"SELECT r.id, r.document FROM ({lookup.replace('{keys}', given)}) AS r(ordinal, id, size, document)"
     documents: List[Tuple[str, bytes]] = []
-    with connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)".encode()) as copy:
+    with connection.cursor().copy(
+        f"COPY ({lookup.replace('{keys}', given)}) TO STDOUT (FORMAT binary)".encode()
+    ) as copy:
         copy.set_types(["text", "text"])
         for id, document in copy.rows():
             documents.append((id, document.encode().replace(b"\n", b"")))

@@ -87,6 +87,15 @@ class Source:
                 statement = statement.replace(f"${number}::", sql.Literal(str(value)).as_string(connection) + "::")
         return f"SELECT r.document FROM ({statement}) AS r(id, size, document)"
 
+    def lookup(self, index: str, keys: str) -> str:
+        """Id and document of ``keys``, an SQL expression of type text[]: the daemon's own statement, without bounds."""
+        plan = self._plans[index]
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            statement = compile_statements(bind(plan, read_catalog(connection, sorted(tables(plan))))).lookup
+        for number, value in ((1, keys), (2, f"'{UNBOUNDED}'"), (3, f"'{UNBOUNDED}'")):
+            statement = statement.replace(f"${number}::", f"{value}::")
+        return f"SELECT r.id, r.document FROM ({statement}) AS r(ordinal, id, size, document)"
+
 
 def settings() -> str:
     """The statements that make a session read as the daemon's do."""

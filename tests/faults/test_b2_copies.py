@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Optional
 
 import pytest
 
@@ -18,6 +18,7 @@ from tests.fix_deployment import OWNER, as_role, create_owner, give_to_owner
 from tests.fix_opensearch import Prefix
 from tests.oracle.compare import read_opensearch
 from tests.postgres_server import Database, PostgresServer, make_folder, start_postgres
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.fault]
 
@@ -165,13 +166,19 @@ class Backup:
         copy(server.data, self._place)
         server.start()
 
-    def put_back(self) -> None:
-        """Put it in the place of what is there, and start the server."""
+    def put_back(self, *, recover: bool = False) -> None:
+        """Put it in the place of what is there, and start the server; recovered from an archive, on a new timeline."""
         server = self._server
         server.stop("immediate")
         shutil.rmtree(server.data)
         copy(self._place, server.data)
+        if recover:
+            # The archive holds no more than the backup (manual, "Recovering Using a Continuous Archive Backup").
+            server._write("postgresql.auto.conf", "restore_command = 'false'\n", append=True)
+            server._write("recovery.signal", "")
         server.start()
+        if recover:
+            wait_for(lambda: not server._one("SELECT pg_is_in_recovery()"), 60, "the recovery ends")
 
 
 def test_a_backup_put_back_is_a_gap_and_leaves_no_document_of_a_row_that_never_was(
@@ -206,3 +213,42 @@ def test_a_backup_put_back_is_a_gap_and_leaves_no_document_of_a_row_that_never_w
     backup.put_back()
     healed("set back while it runs", told)
     assert daemon.log.count("it was set back") > 1
+
+
+@pytest.mark.parametrize("guard", [None, "gaps_papered_over"])
+def test_a_backup_recovered_onto_a_new_timeline_is_a_gap_even_when_it_is_ahead_of_our_record(
+    server: PostgresServer, shop: Database, over: Deploy, heals: Heals, guard: Optional[str]
+) -> None:
+    # Given a deployment that went on after the backup, and was stopped
+    deployment = over(shop)
+    daemon = deployment.start(program=True)
+    deployment.settle()
+    assert daemon.stop() == 0
+    backup = Backup(server)
+    daemon = deployment.start(program=True)
+    change(shop, "to be lost", 5000)
+    deployment.settle()
+    assert daemon.stop() == 0
+    lost = server._one("SELECT pg_current_wal_flush_lsn()")
+    # When it is put back on a new timeline, where it soon is ahead of all that was
+    backup.put_back(recover=True)
+
+    def is_ahead() -> bool:
+        shop.execute("CREATE TABLE filler AS SELECT generate_series(1, 20000)")
+        shop.execute("DROP TABLE filler")
+        return bool(server._one(f"SELECT pg_current_wal_flush_lsn() > '{lost}'::pg_lsn + 1000000"))
+
+    wait_for(is_ahead, 60, "the new timeline is ahead")
+    if guard:
+        deployment.start([guard])
+        deployment.settle()
+        assert deployment.differences(), "the guard is off and nobody was harmed"
+        return
+    # Then the position says nothing, and the timeline does
+    daemon = deployment.start(program=True)
+    with heals("new timeline"):
+        daemon.wait_for(lambda: "is of timeline 1, and timeline 2 of the source left it at" in daemon.log, 60, "told")
+        deployment.settle()
+        deployment.wait_until_built()
+    deployment.assert_right()
+    assert "Traceback" not in daemon.log
