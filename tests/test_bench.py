@@ -8,7 +8,7 @@ from typing import Any, Dict, List
 
 import pytest
 
-from tests.bench import burst, capture, fanout, idle, latency, memory, share, shop, sustained
+from tests.bench import builds, burst, capture, fanout, idle, latency, memory, shapes, share, shop, sinks, sustained
 from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
@@ -113,6 +113,33 @@ def test_what_a_build_gets_beside_live_changes_stands_beside_what_it_gets_alone(
     _, first, second = share.report({"rows": 9, "1": one, "2": other}).splitlines()
     assert first.split()[4:] == ["8,000", "2,000", "0.25", "50,000", "45,000", "0.90"]
     assert second.split()[4:] == ["10,000", "0", "0.00", "50,000", "50,000", "1.00"]
+
+
+def test_of_several_rounds_the_middle_one_is_shown() -> None:
+    rounds = [{"of_lower_ceiling": share, "documents": n} for n, share in enumerate((0.7, 0.4, 0.6))]
+    middle = builds.median(rounds)
+    assert (middle["documents"], middle["of_lower_ceiling_of_each_round"]) == (2, [0.7, 0.4, 0.6])
+
+
+@pytest.mark.pg
+@pytest.mark.opensearch
+@pytest.mark.slow
+def test_small_runs_of_other_shapes_and_other_sinks_are_right_and_give_every_figure(
+    opensearch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "ITEMS", 100)
+    said: List[str] = []
+    with rig(opensearch) as servers:
+        shaped = shapes.measure(servers, 2000, said.append)
+        sunk = sinks.measure(servers, 300, said.append)
+    assert {name: one["documents"] for name, one in shaped.items()} == {
+        "small": 2000,
+        "wide": 100,
+        "deep": 100,
+        "many": 40,
+    }
+    assert {name: one["documents"] for name, one in sunk.items()} == {"stdout": 300, "sqlite": 300}
+    assert shapes.report(shaped) and sinks.report(sunk)
 
 
 @pytest.mark.pg

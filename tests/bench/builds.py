@@ -1,0 +1,147 @@
+"""First builds by the daemon, and what the same machine can do at most with the same documents, in one run.
+
+Order of each measurement: the daemon builds; its index is compared with the tables; the daemon is stopped; then the
+ceilings are measured with the documents that the source itself renders.  Nothing runs beside anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+
+from tests.bench.ceilings import Node, bulk_seconds, copy_seconds, difference, spool, warm_up
+from tests.bench.documents import Source, settings
+from tests.bench.rig import Rig, configuration, drop_slot, peak_memory, prefix, seeded
+from tests.fix_daemon import DaemonProcess
+
+PATIENCE_SECONDS = 1800.0
+#: Every so many documents one is compared word for word.
+SAMPLE_EVERY = 997
+WARM_UP_DOCUMENTS = 30_000
+
+
+class Built(NamedTuple):
+    """A first build by the daemon."""
+
+    documents: int
+    #: From the first sight of phase ``backfilling`` to the last index seeded and readable.
+    seconds: float
+    #: From the start of the process.
+    all_seconds: float
+    #: The highest resident memory, in bytes.
+    memory: int
+
+
+class Ceiling(NamedTuple):
+    """The same documents by COPY and by bulk, seconds each."""
+
+    documents: int
+    copy_seconds: float
+    bulk_seconds: float
+
+
+def build(daemon: DaemonProcess, indexes: Tuple[str, ...], rows: Mapping[str, int]) -> Built:
+    """Wait for the first build of ``daemon``, just started."""
+    begin = time.perf_counter()
+    building = 0.0
+
+    def built() -> bool:
+        nonlocal building
+        with contextlib.suppress(OSError):
+            status = daemon.status()
+            if not building and status["phase"] in ("backfilling", "live"):
+                building = time.perf_counter()
+            return seeded(status, *indexes)
+        return False
+
+    daemon.wait_for(built, PATIENCE_SECONDS, "all indexes seeded")
+    end = time.perf_counter()
+    return Built(sum(rows[i] for i in indexes), end - building, end - begin, peak_memory(daemon))
+
+
+def ceiling(source: Source, node: Node, run: str, index: str, rows: int, folder: Path) -> Ceiling:
+    """Compare the index of ``run`` with its rows, then measure; raises ``RuntimeError`` when it is not right."""
+    sample: Dict[str, bytes] = {}
+
+    def documents() -> Iterator[Tuple[str, bytes]]:
+        for number, (id, body) in enumerate(source.documents(index)):
+            if number % SAMPLE_EVERY == 0:
+                sample[id] = body
+            yield id, body
+
+    files = spool(documents(), folder)
+    wrong = difference(node, prefix(run) + index, sample, rows)
+    if wrong:
+        raise RuntimeError(f"the build is wrong, so its time means nothing: {wrong}")
+    copied, copying = copy_seconds(source.url, source.query(index), settings())
+    loaded, loading = bulk_seconds(node, prefix(run) + index, files)
+    if (copied, loaded) != (rows, rows):
+        raise RuntimeError(f"the ceilings of {index} handled {copied} and {loaded} documents instead of {rows}")
+    shutil.rmtree(folder)
+    return Ceiling(rows, copying, loading)
+
+
+def measured(rig: Rig, run: str, url: str, schemas: Mapping[str, Path], rows: Mapping[str, int]) -> Dict[str, Any]:
+    """The first build of ``schemas`` (index -> file), each of so many ``rows``, and its ceilings."""
+    daemon = rig.make(configuration(url, rig.node_url, run, dict(schemas)), name=run)
+    built = build(daemon, tuple(schemas), rows)
+    daemon.stop()
+    drop_slot(rig, run)
+    with Source(daemon.folder / "flusso.yaml", url) as source:
+        ceilings = [ceiling(source, rig.node, run, i, rows[i], rig.folder / "spool") for i in schemas]
+    rig.node.call("DELETE", f"/{prefix(run)}*")
+    return _figures(built, ceilings)
+
+
+def warmed(rig: Rig, url: str, schemas: Mapping[str, Path]) -> None:
+    """Have OpenSearch take documents of each of ``schemas``, so that nobody who is measured meets it cold."""
+    daemon = rig.make(configuration(url, rig.node_url, "warm", dict(schemas)), name="warm", start=False)
+    with Source(daemon.folder / "flusso.yaml", url) as source:
+        for index in schemas:
+            documents = itertools.islice(source.documents(index), WARM_UP_DOCUMENTS)
+            warm_up(rig.node, spool(documents, rig.folder / "warm"))
+            shutil.rmtree(rig.folder / "warm")
+
+
+def median(rounds: Sequence[Dict[str, Any]]) -> Dict[str, Any]:
+    """The round that stands in the middle by its share of the lower ceiling, with the shares of all rounds."""
+    ordered = sorted(rounds, key=lambda one: float(one["of_lower_ceiling"]))
+    shares = [one["of_lower_ceiling"] for one in rounds]
+    return {**ordered[(len(ordered) - 1) // 2], "of_lower_ceiling_of_each_round": shares}
+
+
+def _figures(built: Built, ceilings: List[Ceiling]) -> Dict[str, Any]:
+    documents = built.documents
+    rate = documents / built.seconds
+    copy = documents / sum(c.copy_seconds for c in ceilings)
+    bulk = documents / sum(c.bulk_seconds for c in ceilings)
+    return {
+        "documents": documents,
+        "seconds": round(built.seconds, 3),
+        "seconds_from_start": round(built.all_seconds, 3),
+        "documents_per_second": round(rate),
+        "copy_per_second": round(copy),
+        "bulk_per_second": round(bulk),
+        "of_copy": round(rate / copy, 3),
+        "of_bulk": round(rate / bulk, 3),
+        "of_lower_ceiling": round(rate / min(copy, bulk), 3),
+        "memory_bytes": built.memory,
+    }
+
+
+HEADER = (
+    f"{'run':<10}{'documents':>10}{'docs/s':>10}{'COPY/s':>10}{'bulk/s':>10}"
+    f"{'of COPY':>9}{'of bulk':>9}{'of lower':>10}{'seconds':>9}{'memory':>9}"
+)
+
+
+def line(run: str, f: Dict[str, Any]) -> str:
+    return (
+        f"{run:<10}{f['documents']:>10,}{f['documents_per_second']:>10,}{f['copy_per_second']:>10,}"
+        f"{f['bulk_per_second']:>10,}{f['of_copy']:>9.2f}{f['of_bulk']:>9.2f}{f['of_lower_ceiling']:>10.2f}"
+        f"{f['seconds']:>9.1f}{f['memory_bytes'] / 1048576:>6.0f} MB"
+    )
