@@ -16,7 +16,7 @@ from typing import Any, Dict
 import psycopg
 
 from tests.bench import shop
-from tests.bench.rig import Rig, Say, configuration, drop_slot, prefix, seeded, table
+from tests.bench.rig import Rig, Say, configuration, cpu_seconds, drop_slot, prefix, seeded, table
 from tests.fix_daemon import CHECKOUT, DaemonProcess, clean_environment
 
 #: Users of the shop; its size matters to none of this.
@@ -57,12 +57,6 @@ def judged(figures: Dict[str, Any]) -> Dict[str, Any]:
     """The figures, and whether each bound is kept."""
     idle, start = figures["of_one_core"] <= MOST_IDLE, figures["start_seconds"] <= MOST_START_SECONDS
     return {**figures, "idle_within": idle, "start_within": start}
-
-
-def cpu_seconds(pid: int) -> float:
-    """User and system time of a process, in seconds, to a hundredth (Linux)."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def _idle(daemon: DaemonProcess, url: str) -> Dict[str, float]:

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import math
+import os
 import shutil
 import threading
 import urllib.parse
@@ -30,6 +31,9 @@ PASSWORD = "bench"
 #: A daemon that is measured is asked for its status no oftener than this: each answer costs it time, too.
 LOOK_SECONDS = 0.5
 
+#: Of the kernel's counters.
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
 #: How long a daemon may take to catch up, and how long one question whether it has waits (the longest it may).
 CATCH_UP_SECONDS = 900.0
 ASK_SECONDS = 60
@@ -42,6 +46,17 @@ class Rig(NamedTuple):
     node_url: str
     make: MakeDaemon
     folder: Path
+    #: The process of the OpenSearch that was started, None for one that ran already.
+    node_pid: Optional[int] = None
+
+    def cpu_seconds(self, daemon: Optional[DaemonProcess] = None) -> Dict[str, float]:
+        """User and system seconds of each server, and of ``daemon``, up to now."""
+        used = {"postgres": tree_cpu_seconds(self.server.pid)}
+        if self.node_pid is not None:
+            used["opensearch"] = cpu_seconds(self.node_pid)
+        if daemon is not None:
+            used["daemon"] = cpu_seconds(daemon.pid)
+        return used
 
     @property
     def node(self) -> Node:
@@ -55,9 +70,11 @@ def rig(node_url: Optional[str]) -> Iterator[Rig]:
         folder = make_folder("flusso-bench-")
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         server = stack.enter_context(start_postgres())
+        node_pid: Optional[int] = None
         if node_url is None:
-            node_url = stack.enter_context(start_node(heap="1g")).url
-        yield Rig(server, node_url, stack.enter_context(daemons(folder / "daemons")), folder)
+            node = stack.enter_context(start_node(heap="1g"))
+            node_url, node_pid = node.url, node.pid
+        yield Rig(server, node_url, stack.enter_context(daemons(folder / "daemons")), folder, node_pid)
 
 
 def configuration(
@@ -105,6 +122,29 @@ def caught_up(daemon: DaemonProcess) -> None:
             break
         lsn = json.loads(body)["lsn"]
     raise RuntimeError(f"/synced: {status} {body}")
+
+
+def _times(pid: int) -> List[float]:
+    """User and system time of a process, then those of its children that have ended, in seconds (Linux)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return [int(ticks) / TICKS_PER_SECOND for ticks in fields[11:15]]
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process, to a hundredth of a second (Linux)."""
+    return sum(_times(pid)[:2])
+
+
+def tree_cpu_seconds(pid: Optional[int]) -> float:
+    """The same with its children, those that have ended included."""
+    if pid is None:
+        return 0.0
+    used = sum(_times(pid))
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            with contextlib.suppress(OSError):
+                used += cpu_seconds(int(child))
+    return used
 
 
 def peak_memory(daemon: DaemonProcess) -> int:

@@ -32,7 +32,7 @@ def measure(rig: Rig, rows: int, say: Say) -> Dict[str, Any]:
         file = rig.folder / "documents.sqlite"
         config["sinks"] = {"primary": {"type": sink, **({"path": str(file)} if sink == "sqlite" else {})}}
         daemon = rig.make(config, name=f"sinks-{sink}")
-        built = build(daemon, ("orders",), size.documents)
+        built = build(rig, daemon, ("orders",), size.documents)
         daemon.stop()
         drop_slot(rig, sink)
         with Source(daemon.folder / "flusso.yaml", url) as source:
