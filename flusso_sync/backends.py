@@ -7,7 +7,7 @@ OpenSearch needs none of its client, and injected backends need nothing of ours.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Dict, List, Mapping, Optional, Sequence
+from typing import TYPE_CHECKING, Callable, Dict, List, Mapping, Optional, Sequence
 
 from flusso_sync.daemon import DaemonOptions
 from flusso_sync.engine.source import SourceParts
@@ -37,6 +37,15 @@ class DefaultBackends:
     def __init__(self) -> None:
         #: Outlives each pipeline: a password that was right once may be rotated, and is waited for.
         self._source_reached = threading.Event()
+        #: Where credentials are taken from at each connect, once a configuration was read anew.
+        self._renewed: "Optional[Config]" = None
+
+    def renew(self, config: "Config") -> None:
+        """Take the credentials of source and sinks from ``config`` at every connect from now on; for any thread.
+
+        It names the same source and the same sinks (``config.reload.reloaded``).
+        """
+        self._renewed = config
 
     def source(self, config: "Config", options: DaemonOptions) -> SourceParts:
         from flusso_sync.postgres.capture import PostgresCapture
@@ -80,7 +89,7 @@ class DefaultBackends:
 
         source = config.source
         return SourceAccess(
-            conninfo=lambda: source_conninfo(config),
+            conninfo=lambda: source_conninfo(self._renewed or config),
             address=source_address(config),
             application_name=f"flusso_sync {options.slot or source.slot}",
             statement_timeout_seconds=source.statement_timeout_secs,
@@ -89,13 +98,21 @@ class DefaultBackends:
             reached=self._source_reached,
         )
 
+    def _sink(self, name: str, config: "Config") -> "OpenSearchSink":
+        """The entry of an OpenSearch sink as it is now."""
+        from flusso_sync.config.models import OpenSearchSink
+
+        entry = (self._renewed or config).sinks[name]
+        assert isinstance(entry, OpenSearchSink)
+        return entry
+
     def sinks(self, config: "Config", options: DaemonOptions) -> Mapping[str, Sink]:
         from flusso_sync.config.models import OpenSearchSink, SqliteSink
 
         made: Dict[str, Sink] = {}
         for name, entry in sorted(config.sinks.items()):
             if isinstance(entry, OpenSearchSink):
-                made[name] = _opensearch(name, entry, config)
+                made[name] = _opensearch(name, entry, config, lambda n=name: self._sink(n, config))  # type: ignore[misc]
             elif isinstance(entry, SqliteSink):
                 made[name] = _sqlite(name, entry, config)
             else:
@@ -132,21 +149,22 @@ def _capture_settings(config: "Config", options: DaemonOptions) -> "CaptureSetti
     )
 
 
-def _opensearch(name: str, entry: "OpenSearchSink", config: "Config") -> Sink:
+def _opensearch(name: str, entry: "OpenSearchSink", config: "Config", current: "Callable[[], OpenSearchSink]") -> Sink:
+    """``current`` is asked for the entry whenever the cluster is connected to; only its credentials may differ."""
     from flusso_sync.config.connection import sink_settings
     from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
     from flusso_sync.sinks.opensearch.sink import OpenSearchSink as OpenSearch
 
     def username() -> str:
-        return sink_settings(name, entry).username or ""
+        return sink_settings(name, current()).username or ""
 
     def password() -> str:
-        return sink_settings(name, entry).password or ""
+        return sink_settings(name, current()).password or ""
 
     return OpenSearch(
         name,
         OpenSearchSettings(
-            url=lambda: sink_settings(name, entry).url,
+            url=lambda: sink_settings(name, current()).url,
             username=username,
             password=password,
             tls_verify=entry.tls_verify,

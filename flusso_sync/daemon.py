@@ -179,6 +179,8 @@ class RunningDaemon:
         self._fitted: Set[str] = set()
         self._stop = threading.Event()
         self._ended = threading.Event()
+        #: Held while a pipeline is made from the configuration, and while that changes.
+        self._changing = threading.Lock()
 
     @property
     def status(self) -> Status:
@@ -248,17 +250,18 @@ class RunningDaemon:
         if parts is None:
             raise AssertionError("no parts were made")
         source, sinks = parts
-        self._pipeline = Pipeline(
-            self._plans,
-            source,
-            sinks,
-            self._policies(),
-            self._pipeline_options(),
-            self._status,
-            self._observer,
-            rebuild=self._rebuild,
-            fitted=self._fitted,
-        )
+        with self._changing:
+            self._pipeline = Pipeline(
+                self._plans,
+                source,
+                sinks,
+                self._policies(),
+                self._pipeline_options(),
+                self._status,
+                self._observer,
+                rebuild=self._rebuild,
+                fitted=self._fitted,
+            )
         self._pipeline.run(stop)
 
     def _failed_of(self, error: BaseException) -> bool:
@@ -285,6 +288,16 @@ class RunningDaemon:
             max_lag_bytes=config.backfill.max_lag_bytes,
             quarantine_limit=config.quarantine.limit,
         )
+
+    def reload(self, config: "Config") -> None:
+        """Go on by ``config``: the running one with what ``config.reload.reloaded`` took over.
+
+        ``on_error`` and the limits of builds hold at once, workers from the next build on.
+        """
+        with self._changing:
+            self._config = config
+            if self._pipeline is not None:
+                self._pipeline.change(self._pipeline_options(), self._policies())
 
     def stop(self, timeout: float = 10.0) -> bool:
         """Ask ``run`` to return; True when it did within ``timeout`` seconds."""

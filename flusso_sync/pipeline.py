@@ -93,6 +93,7 @@ class _Works(NamedTuple):
     engine: Engine
     spreader: Spreader
     seeding: Seeding
+    pace: Pace
     builds: Builds
     operations: Operations
 
@@ -155,6 +156,23 @@ class Pipeline:
         self._coverage: Mapping[str, str] = {}
         self._gap = False
         self._recording = threading.Lock()
+
+    def change(self, options: PipelineOptions, policies: FailurePolicies) -> None:
+        """Go on by the limits and workers of builds of ``options``, and by ``policies``; for any thread.
+
+        Workers count for builds that begin from now on; every other option stays as it is.
+        """
+        self._policies.follow(policies)
+        self._options = replace(
+            self._options,
+            backfill_workers=options.backfill_workers,
+            max_rows_per_second=options.max_rows_per_second,
+            max_lag_bytes=options.max_lag_bytes,
+        )
+        works = self._works
+        if works is not None:
+            works.seeding.change_workers(options.backfill_workers)
+            works.pace.change(most_rows_per_second=options.max_rows_per_second, most_lag_bytes=options.max_lag_bytes)
 
     # -- one life -----------------------------------------------------------------------------------
 
@@ -313,6 +331,13 @@ class Pipeline:
             status=self._status,
             stop=self._halt,
         )
+        pace = Pace(
+            most_rows_per_second=self._options.max_rows_per_second,
+            most_lag_bytes=self._options.max_lag_bytes,
+            behind=self._capture.behind,
+            status=self._status,
+            stop=self._halt,
+        )
         seeding = Seeding(
             self._documents,
             register=engine.register,
@@ -322,13 +347,7 @@ class Pipeline:
             stop=self._halt,
             chunk_rows=self._options.chunk_rows,
             workers=self._options.backfill_workers,
-            pace=Pace(
-                most_rows_per_second=self._options.max_rows_per_second,
-                most_lag_bytes=self._options.max_lag_bytes,
-                behind=self._capture.behind,
-                status=self._status,
-                stop=self._halt,
-            ),
+            pace=pace,
             completed=lambda index: self._made.operations.look_at_parked(index),
         )
         builds = Builds(seeding, self._writers, self._documents, self._status, self._observer, self._halt)
@@ -343,7 +362,7 @@ class Pipeline:
             self._halt,
             self._spawn,
         )
-        return _Works(engine, spreader, seeding, builds, operations)
+        return _Works(engine, spreader, seeding, pace, builds, operations)
 
     @property
     def _made(self) -> "_Works":

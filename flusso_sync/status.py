@@ -288,6 +288,7 @@ class StatusSnapshot:
             "stages": {name: stage.to_json() for name, stage in self.stages.items()},
             "visibility": {"waits": self.visibility_waits, "seconds": round(self.visibility_wait_seconds, 3)},
             "addresses": groups.pop("addresses", {}),
+            "configuration": groups.pop("configuration", {}),
             "changes_ignored": self.changes_ignored,
             "documents_deduplicated": self.documents_deduplicated,
             "observer_events_dropped": self.observer_events_dropped,

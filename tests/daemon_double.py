@@ -41,6 +41,9 @@ def _double(mode: str) -> Dict[str, Any]:
 
         sinks: Dict[str, Any] = {}
 
+        def reload(self, config: Any) -> None:
+            self.config = config
+
         def reindex(self, name: str) -> None:
             raise KeyError(name)
 
@@ -141,7 +144,7 @@ def _double(mode: str) -> Dict[str, Any]:
             print(json.dumps(told), flush=True)
 
     class Daemon:
-        def __init__(self, config: Any, *, options: Any, observers: Any, status: Any) -> None:
+        def __init__(self, config: Any, backends: Any, *, options: Any, observers: Any, status: Any) -> None:
             self.running = Running(config, options, status)
 
         def start(self) -> Running:

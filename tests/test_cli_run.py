@@ -347,13 +347,63 @@ def test_whatever_hangs_the_process_is_gone_within_5_seconds(start: Start) -> No
     assert "ending by force" in program.log
 
 
-def test_hangup_is_said_and_ignored(start: Start) -> None:
+def test_hangup_reads_the_configuration_anew(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "flusso.yaml"
+    text = "source: {type: postgres}\nserver: {private_address: '127.0.0.1:0', admin_password: canary-one}\n"
+    file.write_text(text)
     program = start("wait").wait_until_live()
+    url, first = program.url(), _status(program.url())["configuration"]
+    address = _status(url)["addresses"]["private"]
+    assert first["waits_for_restart"] == [] and _code(address, "canary-one") == 200
+
+    file.write_text(text.replace("canary-one", "canary-two") + "backfill: {workers: 7}\nquarantine: {limit: 5}\n")
     program.signal(signal.SIGHUP)
-    wait_for(lambda: "SIGHUP is ignored" in program.log)
-    assert program.process.poll() is None
+    wait_for(lambda: "changed" in _status(url)["configuration"], 20)
+    told = _status(url)["configuration"]
+    assert told["changed"] == ["server.admin_password", "backfill.workers"]
+    assert told["waits_for_restart"] == ["quarantine.limit"]
+    assert told["read_at"] > first["read_at"]
+    assert "in force now: server.admin_password, backfill.workers" in program.log
+    assert "takes a restart: quarantine.limit" in program.log
+    assert (_code(address, "canary-two"), _code(address, "canary-one")) == (200, 401)
+
+    # A broken file changes nothing, and says so.
+    file.write_text("source: {type: postgres, slotty: x}\non_error: maybe\n")
+    program.signal(signal.SIGHUP)
+    wait_for(lambda: _status(url)["trouble"], 20)
+    (trouble,) = _status(url)["trouble"]
+    assert "refused" in trouble["what"] and "slotty" in trouble["what"] and "1 more" in trouble["what"]
+    assert not trouble["blocking"] and _status(url)["configuration"] == told
+    assert "on_error" in program.log and "Traceback" not in program.log
+    assert _code(address, "canary-two") == 200
+
+    file.write_text(text.replace("canary-one", "canary-two"))
+    program.signal(signal.SIGHUP)
+    wait_for(lambda: not _status(url)["trouble"], 20)
+    assert _status(url)["configuration"]["waits_for_restart"] == []
     program.signal(signal.SIGTERM)
     assert program.end() == 0
+    assert "canary" not in program.log
+
+
+def test_a_flag_wins_over_what_is_read_anew(start: Start, tmp_path: Path) -> None:
+    program = start("wait", "--backfill-workers", "3").wait_until_live()
+    (tmp_path / "flusso.yaml").write_text("source: {type: postgres}\nbackfill: {workers: 7}\n")
+    program.signal(signal.SIGHUP)
+    wait_for(lambda: "nothing to change at once" in program.log, 20)
+    program.signal(signal.SIGTERM)
+    assert program.end() == 0
+
+
+def _code(address: str, password: str) -> int:
+    token = base64.b64encode(f"admin:{password}".encode()).decode()
+    request = urllib.request.Request(f"http://{address}/indexes", headers={"Authorization": f"Basic {token}"})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        error.close()
+        return error.code
 
 
 def test_a_finite_source_ends_with_0(start: Start) -> None:

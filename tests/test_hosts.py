@@ -269,6 +269,27 @@ def test_a_start_that_fails_says_why(host: OldHost) -> None:
     refused(4, "are you root?")
 
 
+def test_a_build_that_is_held_back_goes_on_at_the_rate_of_the_file_as_it_is_now(host: OldHost) -> None:
+    """SIGHUP with a build under way: as set at the start it would take an hour."""
+    with psycopg.connect(host.database.url, autocommit=True) as connection:
+        connection.execute(
+            "INSERT INTO products (sku, name, price) "
+            "SELECT 'bulb-' || n, 'Bulb ' || n, 1 FROM generate_series(1, 4000) n"
+        )
+    host.documents.unlink(missing_ok=True)
+    host.configure(backfill={"max_rows_per_second": 1, "workers": 1})
+    assert host.run("start").code == 0
+    assert "phase is backfilling" in host.log
+    host.configure(backfill={"workers": 1}, quarantine={"limit": 7})
+    assert host.run("reload").code == 0
+    wait_for(lambda: "in force now: backfill.max_rows_per_second" in host.log, 30)
+    assert "takes a restart: quarantine.limit" in host.log
+    wait_for(lambda: host.has_document("Bulb 4000"), 90, "the build is complete")
+    with psycopg.connect(host.database.url, autocommit=True) as connection:
+        connection.execute("DELETE FROM products WHERE sku LIKE 'bulb-%'")
+    assert host.run("stop").code == 0
+
+
 def test_wrong_usage_is_2_and_names_the_actions(host: OldHost) -> None:
     for arguments in ((), ("nonsense",)):
         ran = host.run(*arguments)

@@ -30,6 +30,7 @@ from flusso_sync.errors import EXIT_INTERNAL, EXIT_OK, FlussoError
 
 if TYPE_CHECKING:
     from flusso_sync.cli.progress import Progress
+    from flusso_sync.cli.reload import Reloader
     from flusso_sync.config.load import Config
     from flusso_sync.config.values import Address
     from flusso_sync.daemon import DaemonOptions
@@ -285,14 +286,16 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
         host.leave(code)
         started.close(0.1)
 
-    actions = {
-        signal.SIGHUP: lambda: logger.info("SIGHUP is ignored: the configuration is read at the start only"),
+    #: Set by SIGHUP; one that comes while the configuration is first read has it read once more.
+    reload = threading.Event()
+    actions: Dict[signal.Signals, Callable[[], Any]] = {
+        signal.SIGHUP: reload.set,
         signal.SIGUSR1: lambda: host.reopen_log(started),
     }
     code = EXIT_INTERNAL
     try:
         with Signals(shutdown, before_exit=before_exit, actions=actions):
-            code = _run(options, shutdown, started, host)
+            code = _run(options, shutdown, reload, started, host)
     finally:
         started.close()
         host.leave(code)
@@ -309,11 +312,11 @@ def _host_options(flags: Dict[str, Any]) -> HostOptions:
     return HostOptions(daemonize=daemonize, user=user, **whole)
 
 
-def _run(options: RunOptions, shutdown: threading.Event, started: Logs, host: Host) -> int:
+def _run(options: RunOptions, shutdown: threading.Event, reload: threading.Event, started: Logs, host: Host) -> int:
     """Everything between the set-up of logs and the exit code."""
     host.say_what_was_found()
     try:
-        return _serve(options, shutdown, started, host)
+        return _serve(options, shutdown, reload, started, host)
     except BaseException as error:
         cause = root_error(error)
         if isinstance(cause, FlussoError):
@@ -324,7 +327,7 @@ def _run(options: RunOptions, shutdown: threading.Event, started: Logs, host: Ho
         return exit_code(error)
 
 
-def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: Host) -> int:
+def _serve(options: RunOptions, shutdown: threading.Event, reload: threading.Event, started: Logs, host: Host) -> int:
     # Imported here, in the order in which they are needed: a refused configuration is reported before the
     # slow ones are loaded.
     from flusso_sync import __version__
@@ -332,8 +335,12 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: 
     from flusso_sync.config.connection import check_prefix, overrides
     from flusso_sync.config.load import load_config
 
-    config = options.applied_to(load_config(options.config_path))
-    check_prefix(config.prefix)
+    def read() -> Config:
+        found = options.applied_to(load_config(options.config_path))
+        check_prefix(found.prefix)
+        return found
+
+    config = read()
     logger.info("flusso-sync %s on Python %s, %s", __version__, sys.version.split()[0], options.config_path)
     for warning in config.warnings:
         logger.warning("%s", warning)
@@ -343,6 +350,8 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: 
         logger.warning("documents on standard output are read by nobody: a daemon in the background has none")
     _allow_open_files()
 
+    from flusso_sync.backends import DefaultBackends
+    from flusso_sync.cli.reload import Reloader
     from flusso_sync.daemon import Daemon
     from flusso_sync.status import Status
     from flusso_sync.telemetry import Telemetry
@@ -361,6 +370,7 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: 
     progress = _progress(config, status, started)
     synced = Synced(status)
     surfaces: List[Surface] = []
+    reloader: Optional[Reloader] = None
     try:
         public = config.server.public_address
         surfaces.append(
@@ -369,11 +379,20 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: 
             )
         )
         surfaces[0].bind()
-        daemon = Daemon(config, options=options.daemon_options(), observers=[telemetry.observer()], status=status)
+        backends = DefaultBackends()
+        daemon = Daemon(
+            config, backends, options=options.daemon_options(), observers=[telemetry.observer()], status=status
+        )
         try:
             running = daemon.start()
             synced.attach(running)
-            private = _private_surface(config, status, running, surface_died)
+
+            def apply(changed: Config) -> None:
+                backends.renew(changed)
+                running.reload(changed)
+
+            reloader = Reloader(config, status, reload, read=read, apply=apply)
+            private = _private_surface(reloader, status, running, surface_died)
             if private is not None:
                 surfaces.append(private)
                 private.bind()
@@ -382,11 +401,14 @@ def _serve(options: RunOptions, shutdown: threading.Event, started: Logs, host: 
                 status.set_fact(f"addresses.{surface.name}", surface.address)
                 logger.info("%s surface on http://%s", surface.name, surface.address)
             progress.start()
+            reloader.start()
             if not shutdown.is_set():
                 host.await_running(status)
                 running.run(shutdown)
         finally:
             host.stopping()
+            if reloader is not None:
+                reloader.stop()
             progress.stop()
             for surface in reversed(surfaces):
                 surface.stop(SURFACE_STOP_SECONDS / len(surfaces))
@@ -414,13 +436,13 @@ def _progress(config: Config, status: Status, started: Logs) -> Progress:
 
 
 def _private_surface(
-    config: Config,
+    reloader: Reloader,
     status: Status,
     operations: Operations,
     failed: Callable[[str, BaseException], None],
 ) -> Optional[Surface]:
     """The private surface, or None and one line in the log when there is no password for it."""
-    server = config.server
+    server = reloader.config.server
     secret = server.admin_password
     if secret is None or not secret.resolve(key="server.admin_password"):
         logger.info("the private surface is not served: there is no admin password (server.admin_password)")
@@ -428,10 +450,11 @@ def _private_surface(
     from flusso_sync.web.private import private_app
     from flusso_sync.web.server import Surface
 
-    password = secret
-
     def credentials() -> Tuple[str, str]:
-        return server.admin_user, password.resolve(key="server.admin_password")
+        now = reloader.config.server
+        # A reload never takes the password away, it replaces it.
+        assert now.admin_password is not None
+        return now.admin_user, now.admin_password.resolve(key="server.admin_password")
 
     address = server.private_address
     return Surface("private", private_app(status, credentials, operations), address.host, address.port, failed=failed)

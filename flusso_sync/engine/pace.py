@@ -47,16 +47,25 @@ class Pace:
         self._lagging = False
         self._crawl_at = 0.0
 
+    def change(self, *, most_rows_per_second: Optional[int], most_lag_bytes: Optional[int]) -> None:
+        """Hold other limits from the next step on; for any thread."""
+        with self._lock:
+            self._rate = most_rows_per_second
+            self._most_lag_bytes = most_lag_bytes
+            # What was booked at the former rate is forgotten.
+            self._free_at = 0.0
+
     def rows(self, wanted: int) -> int:
         """At most ``wanted`` rows, and no more than one second's worth of the rate."""
-        return wanted if self._rate is None else max(1, min(wanted, self._rate))
+        rate = self._rate
+        return wanted if rate is None else max(1, min(wanted, rate))
 
     def wait(self, rows: int) -> None:
         """Wait until ``rows`` more may be read; raises ``Stopped`` at stop."""
         self._wait_for_live()
-        if self._rate is None:
-            return
         with self._lock:
+            if self._rate is None:
+                return
             now = time.monotonic()
             start = max(now, self._free_at)
             self._free_at = start + rows / self._rate

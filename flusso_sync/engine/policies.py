@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import Dict
+from typing import Dict, Tuple
 
 
 class OnError(enum.Enum):
@@ -15,16 +15,22 @@ class FailurePolicies:
     """One default and an override per index (``on_error`` in the configuration)."""
 
     def __init__(self, default: OnError = OnError.STOP) -> None:
-        self._default = OnError(default)
-        self._overrides: Dict[str, OnError] = {}
+        #: The default and the overrides; replaced as a whole, so that readers need no lock.
+        self._rules: Tuple[OnError, Dict[str, OnError]] = (OnError(default), {})
 
     def with_override(self, index: str, policy: OnError) -> "FailurePolicies":
-        changed = FailurePolicies(self._default)
-        changed._overrides = {**self._overrides, index: OnError(policy)}
+        default, overrides = self._rules
+        changed = FailurePolicies(default)
+        changed._rules = (default, {**overrides, index: OnError(policy)})
         return changed
 
+    def follow(self, other: "FailurePolicies") -> None:
+        """Judge as ``other`` does from now on; for any thread."""
+        self._rules = other._rules
+
     def of(self, index: str) -> OnError:
-        return self._overrides.get(index, self._default)
+        default, overrides = self._rules
+        return overrides.get(index, default)
 
 
 #: A request holding at least this many documents of one index ...

@@ -255,6 +255,10 @@ class Seeding:
         self._completing = 0
         self._moved = threading.Event()
 
+    def change_workers(self, workers: int) -> None:
+        """So many threads will read builds begun from now on; for any thread."""
+        self._most_open = OPEN_CHUNKS_PER_WORKER * workers
+
     def start(
         self,
         index: str,
