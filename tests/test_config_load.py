@@ -523,7 +523,7 @@ def keys_of(model: Type[BaseModel]) -> Set[str]:
 def test_the_shipped_file_loads_as_it_is() -> None:
     config = load_config(ETC)
     assert config.warnings == ()
-    assert [type(sink) for sink in config.sinks.values()] == [StdoutSink]
+    assert [type(sink) for sink in config.sinks.values()] == [SqliteSink]
     assert {entry.plan.root for entry in config.indexes.values()} == {
         Table("public", name) for name in ("users", "orders", "products")
     }

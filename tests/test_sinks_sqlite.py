@@ -508,6 +508,16 @@ def test_the_best_match_comes_first_and_no_more_than_asked_for(make: Make) -> No
     assert len(sink.search("users", "lamp", 5)) == 5
 
 
+def test_a_star_at_the_end_of_a_word_stands_for_any_end(make: Make) -> None:
+    sink = start(make())
+    sink.write([put("1", "Grace Hopper"), put("2", "hop-on bus"), put("3", "a shop")])
+    assert {id for id, _ in sink.search("users", "hop*")} == {"1", "2"}
+    assert {id for id, _ in sink.search("users", "HOPP**")} == {"1"}
+    assert {id for id, _ in sink.search("users", "hop")} == {"2"}, "without one, whole words alone"
+    assert {id for id, _ in sink.search("users", 'hop"*')} == {"2"}
+    assert {id for id, _ in sink.search("users", "*hop")} == {"2"}, "in front of a word it means nothing"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_whatever_is_written_the_words_found_are_those_of_the_documents(make: Make, path: Path, seed: int) -> None:
     """Inserts, updates, deletes, refusals, builds and restarts at random, against the documents themselves."""

@@ -34,7 +34,8 @@ def search(
 ) -> None:
     """Print the documents of INDEX that match WORDS best: id and document, one a line.
 
-    With --format json each line is {"id": …, "document": …}.  No match is no error.
+    With --format json each line is {"id": …, "document": …}.  No match is no error.  A word that ends with * stands
+    for all that begin so.
     """
     from flusso_sync.cli.exact import render
     from flusso_sync.cli.table import plain

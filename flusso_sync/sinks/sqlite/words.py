@@ -90,7 +90,14 @@ def _is_words(field: AnyField) -> bool:
 def query_of(words: str) -> str:
     """Plain words as a query of FTS5: any of them, and nothing in them means anything but itself.
 
-    Empty when there is nothing to search for.
+    Only a ``*`` at the end of a word does, as in OpenSearch: it stands for any end.  Empty when there is nothing to
+    search for.
     """
     plain = words.encode("utf-8", "replace").decode().replace("\0", " ")
-    return " OR ".join('"' + word.replace('"', '""') + '"' for word in plain.split() if re.search(r"\w", word))
+    return " OR ".join(_term(word) for word in plain.split() if re.search(r"\w", word))
+
+
+def _term(word: str) -> str:
+    whole = '"' + word.rstrip("*").replace('"', '""') + '"'
+    # A beginning ends with a letter or digit: behind anything else, FTS5 would take the star for the word before.
+    return whole + "*" if re.search(r"\w\*+\Z", word) else whole
