@@ -56,6 +56,13 @@ class Documents:
         query = " ".join(plain) + ("*" if ends_within else "")
         return self._sink.search(index, query, limit)
 
+    def count(self, index: str) -> Optional[int]:
+        """Documents that readers find; None while the sink is away."""
+        try:
+            return self._sink.count(index)
+        except FlussoError:
+            return None
+
     def read(self, names: Iterable[Name]) -> Dict[Name, Any]:
         """Those that are there; nothing while readers find no such index yet."""
         found: Dict[Name, Any] = {}

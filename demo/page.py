@@ -145,6 +145,10 @@ def page_app(behind: Behind, hosts: AbstractSet[str]) -> Flask:
             answer["others"] = {}
         return json_answer(answer)
 
+    def counted(documents: Optional[int], index: str) -> Optional[int]:
+        # The daemon asks its sinks every ten seconds, and knows nothing in the first of them.
+        return behind.documents.count(index) if documents is None else documents
+
     def state() -> Response:
         status = behind.watch.status
         daemon: Dict[str, Any] = {**behind.flussod.state(), "pid": behind.flussod.pid, "status": None}
@@ -157,7 +161,7 @@ def page_app(behind: Behind, hosts: AbstractSet[str]) -> Flask:
                 "lag_seconds": status["lag_seconds"],
                 "documents_per_second": status["rates"]["documents_per_second"],
                 "indexes": {
-                    name: {"state": index["state"], "documents": index["documents"]}
+                    name: {"state": index["state"], "documents": counted(index["documents"], name)}
                     for name, index in status["index_details"].items()
                 },
             }

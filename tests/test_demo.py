@@ -250,7 +250,7 @@ class Page:
 
     def choose(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).first.click()
-        self.until("#rows-title", has_text=f"Rows of {name}")
+        self.until("#rows-title", has_text=re.compile(rf"Rows of {name}$"))
 
     def act(self, kind: str, value: Optional[str] = None, row: str = "") -> None:
         form = self.page.locator(f"{row} form[data-kind={kind}]").first

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shlex
+import shutil
+import sqlite3
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -67,40 +71,60 @@ def test_what_is_named_as_missing_is_missing() -> None:
 
 
 def test_five_minutes_to_a_database(shop: Database, tmp_path: Path) -> None:
-    check, run = commands("bin/flussod")
-    env = clean_environment(DATABASE_URL=shop.url, **PORTS)
-    checked = subprocess.run(check, cwd=CHECKOUT, env=env, stdout=subprocess.PIPE, timeout=60)
-    assert checked.returncode == 0 and "check passed" in checked.stdout.decode()
+    env = clean_environment(**PORTS)
+    # As in a checkout whose folder we may write to, and with our database in place of the reader's.
+    init, check, run, search, verify = (
+        [{"mine": str(tmp_path / "mine")}.get(word, word).replace("mine/", f"{tmp_path}/mine/") for word in command]
+        for command in commands("bin/flussod")
+    )
+    assert init[1] == "init" and init[2].startswith("postgresql://")
+    init[2] = shop.url
 
+    def program(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=CHECKOUT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=120
+        )
+        assert done.returncode == 0, done
+        return done.stdout.decode()
+
+    program(*init)
+    assert "check passed" in program(*check)
     daemon = DaemonProcess(tmp_path, [], env, ())
     daemon.command = [str(CHECKOUT / run[0])]
-    assert run[1] == "-c"
-    daemon.arguments = ["-c", str(CHECKOUT / run[2])]
+    assert run[1] == "run"
+    daemon.arguments = run[2:]
     daemon.start().wait_until_live()
     try:
-        first = len(daemon.output)
-        assert first == 3 + 2 + 3, "users, products and orders of examples/shop.sql"
+        assert "Green desk lamp" in program(*search)
         shop.execute("UPDATE products SET name = 'Blue desk lamp' WHERE sku = 'LAMP-1'")
-        daemon.wait_for(lambda: len(daemon.output) >= first + 3, message="the product and the two orders that show it")
-        assert "Blue desk lamp" in json.dumps(daemon.output[first:])
+        with urllib.request.urlopen(f"{daemon.url}/synced?lsn=now&timeout=30", timeout=60) as answer:
+            assert answer.status == 200
+        assert "Blue desk lamp" in program(*search)
+        assert "no difference" in program(*verify)
     finally:
         assert daemon.stop() == 0
+    view = re.findall(r'sqlite3 mine/documents.sqlite\s+"(.*?)"', README, re.DOTALL)[0]
+    with contextlib.closing(sqlite3.connect(tmp_path / "mine" / "documents.sqlite")) as file:
+        assert len(file.execute(view).fetchall()) == 3, "the orders of examples/shop.sql"
     for statement in blocks("sql")[0].split(";"):
         if statement.strip():
             shop.execute(statement)
     assert shop.execute("SELECT slot_name FROM pg_replication_slots WHERE database = current_database()") == []
 
 
-def test_the_embedding_example_runs(shop: Database) -> None:
+def test_the_embedding_example_runs(shop: Database, tmp_path: Path) -> None:
     (example,) = blocks("python")
+    # Its documents lie beside the configuration.
+    shutil.copytree(CHECKOUT / "etc", tmp_path / "etc", ignore=shutil.ignore_patterns("*.sqlite*"))
     env = clean_environment(DATABASE_URL=shop.url, PYTHONPATH=str(CHECKOUT))
     ran = subprocess.run(
         [sys.executable, "-c", example],
-        cwd=CHECKOUT,
+        cwd=tmp_path,
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         timeout=120,
     )
     assert ran.returncode == 0, ran.stderr.decode()
-    assert "Blue desk lamp" in ran.stdout.decode()
+    with contextlib.closing(sqlite3.connect(tmp_path / "etc" / "flusso.sqlite")) as file:
+        assert "Blue desk lamp" in str(file.execute("SELECT body FROM products WHERE id = '1'").fetchall())

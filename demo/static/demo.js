@@ -174,6 +174,7 @@ class Tree {
 // -- documents ---------------------------------------------------------------------------------------
 
 let chosen = null; // {index, id}
+let drawn = null; // the document whose rows are shown; a moment behind `chosen`
 let others = {}; // ids to begin with where something is moved
 let timings = new Map(); // "index/id" -> the last change found there, in milliseconds
 
@@ -330,7 +331,7 @@ function makeAct(act, row, place) {
     const what = { kind: act.kind };
     const [id, other] = act.ids ?? ["id"];
     if (row !== null) what.id = form.row[id];
-    else if (chosen !== null) what.id = chosen.id;
+    else if (drawn !== null) what.id = drawn.id;
     if (other) what.other = form.row[other];
     if (act.other) what.other = input.value;
     else if (input) what.value = input.value;
@@ -356,6 +357,7 @@ function rowKey(table, row) {
 function drawRows(own) {
   write(byId("rows-title"), `Rows of ${nameOf(own)}`);
   others = own.others;
+  drawn = own;
   if (own.tables === null) {
     write(byId("rows-hint"), "Postgres does not answer now, so no row can be read or changed. Search goes on.");
     return;
