@@ -146,6 +146,8 @@ def _capture_settings(config: "Config", options: DaemonOptions) -> "CaptureSetti
         on_gap=source.on_gap,
         on_blind_table=source.on_blind_table,
         failover=source.failover_slot,
+        max_retained_wal_bytes=source.max_retained_wal_bytes,
+        give_up=source.on_retained_wal == "give_up",
     )
 
 

@@ -113,6 +113,8 @@ CODES: Mapping[str, Code] = {
         "No replication connection can be opened beside that for SQL: a pooler, pg_hba.conf or a limit is in the way.",
         "Let the URL lead to the server itself; raise the role's CONNECTION LIMIT.",
     ),
+    "FL036": Code(WARNING, "The slot makes the server keep more WAL than source.max_retained_wal_bytes allows.",
+                  "Raise the limit, if a run is to go on with it under on_retained_wal: give_up."),
     "FL040": Code(ERROR, "A table does not exist, or the role may not see its database schema.",
                   "Mend the name, or GRANT USAGE on the schema."),
     "FL041": Code(ERROR, "A view, a foreign, an unlogged or a temporary table: its changes are not in the stream.",

@@ -6,6 +6,7 @@ daemon); whether another one is laid is the daemon's decision.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -22,10 +23,10 @@ from flusso_sync.engine.pace import Pace
 from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.queue import ChangeQueue
 from flusso_sync.engine.seeding import Seeding
-from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts
+from flusso_sync.engine.source import ChangeRun, Record, SourceIdentity, SourceParts, furthest_record
 from flusso_sync.engine.spread import Spreader
 from flusso_sync.engine.writer import SinkWriter
-from flusso_sync.errors import FlussoError
+from flusso_sync.errors import FlussoError, SourceError
 from flusso_sync.observer import BatchStats, FanOut
 from flusso_sync.operations import Operations
 from flusso_sync.schema.plan import IndexPlan
@@ -202,17 +203,14 @@ class Pipeline:
         self._identity = identity
         wait_out(lambda: self._documents.open(self._plans, stop), stop, status, "source documents")
         for name, sink in self.sinks.items():
-            wait_out(lambda s=sink: s.open(identity, adopt=self._options.adopt), stop, status, f"sink {name}")  # type: ignore[misc]
+            wait_out(lambda s=sink: self._reach(s, identity), stop, status, f"sink {name}")  # type: ignore[misc]
         stateful = {name: sink for name, sink in self.sinks.items() if sink.stateful}
         records = [
             wait_out(lambda s=sink: s.read_record(), stop, status, f"sink {name}")  # type: ignore[misc]
             for name, sink in stateful.items()
         ]
         known = [record for record in records if record is not None]
-        # The sink that is furthest behind decides what must be streamed again.
-        record = min(known, key=lambda r: r.confirmed) if known else None
-        if record is not None and len(known) > 1:
-            record = replace(record, version=max(r.version for r in known))
+        record = furthest_record(known)
         altered = self._drift.compare(self._plans, known)
         self._plans = tuple(plan for plan in self._plans if plan.name not in self._drift.drifted)
         self._capture.leave_out(sorted(self._drift.drifted))
@@ -260,6 +258,12 @@ class Pipeline:
             # record a slot that is dropped before the first confirmation would be no gap.
             self._write_record(prepared.position, stop)
         self._capture.confirm(prepared.position)
+
+    def _reach(self, sink: Sink, identity: SourceIdentity) -> None:
+        """Open a sink; while it is away nothing is streamed, so the slot keeps more and more."""
+        with contextlib.suppress(SourceError):
+            self._capture.relieve()
+        sink.open(identity, adopt=self._options.adopt)
 
     def _load_jobs(self, stateful: Mapping[str, Sink], stop: threading.Event) -> None:
         """Go on with the changes that an earlier life was still spreading."""

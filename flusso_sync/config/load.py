@@ -372,18 +372,12 @@ class _Loader:
             if not _INTERVAL.match(sink.refresh_interval):
                 sentence = f"{show(sink.refresh_interval)} does not look like an interval such as 10s or -1"
                 self._warn(("sinks", given, "refresh_interval"), sentence)
-        for section, key in NOT_YET:
-            if key in (top.get(section) or {}):
-                self._warn((section, key), "has no effect in this version")
+        source = deployment.source
+        if source.on_retained_wal == "give_up" and source.max_retained_wal_bytes is None:
+            self._warn(("source", "on_retained_wal"), "has no effect without max_retained_wal_bytes")
         if not any(entry.enabled for entry in deployment.index):
             self._warn(("index",) if "index" in top else (), "no index is named and enabled: nothing will be written")
 
-
-#: Keys that are read and checked, and that nothing acts on yet.
-NOT_YET = (
-    ("source", "max_retained_wal_bytes"),
-    ("source", "on_retained_wal"),
-)
 
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),

@@ -8,7 +8,7 @@ psycopg being importable.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import (
     Any,
     Callable,
@@ -94,6 +94,14 @@ class Record:
     address: str = ""
     coverage: Mapping[str, str] = field(default_factory=dict)
     shapes: Mapping[str, str] = field(default_factory=dict)
+
+
+def furthest_record(records: Sequence[Record]) -> Optional[Record]:
+    """What several sinks remember, as one: the sink that is furthest behind decides what must be streamed again."""
+    if not records:
+        return None
+    record = min(records, key=lambda one: one.confirmed)
+    return record if len(records) == 1 else replace(record, version=max(one.version for one in records))
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,9 @@ class Capture(Protocol):
     def behind(self) -> Optional[int]:
         """Bytes between what the stream last told of the write position and the confirmed one; asks nobody."""
         return None
+
+    def relieve(self) -> None:
+        """Called while a sink is waited for at the start: let the source keep no more for us than it may."""
 
     def watch(self) -> Mapping[str, str]:
         """Look after what the source must keep; index -> reason for each index to be rebuilt."""

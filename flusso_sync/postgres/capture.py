@@ -74,6 +74,9 @@ class CaptureSettings:
     on_gap: str = "rebuild"
     on_blind_table: str = "stop"
     failover: bool = False
+    #: WAL that the slot may make the server keep, in bytes (None: any amount), and whether it is given up beyond that.
+    max_retained_wal_bytes: Optional[int] = None
+    give_up: bool = False
 
 
 class Leaf(NamedTuple):
@@ -218,6 +221,8 @@ class PostgresCapture(Capture):
         self._system = ""
         self._timeline: Optional[str] = None
         self._origin: Optional[Tuple[str, str]] = None
+        #: Why the slot was given up; from then on nothing is streamed.
+        self._given_up = ""
         self._closed = False
 
     def report_to(self, status: Status, heartbeat: Callable[[], None]) -> None:
@@ -481,6 +486,31 @@ class PostgresCapture(Capture):
         self._heartbeat()
         self._status.trouble("source transactions", what, "End them if they should not be open", blocking=True)
 
+    # -- too much WAL -----------------------------------------------------------------------------------
+
+    def relieve(self) -> None:
+        """Give the slot up where it makes the server keep more WAL than it may (promise 12).
+
+        Whoever streams from it is ended first; a new slot is made, and every index built anew, once changes flow again.
+        """
+        limit, name = self._settings.max_retained_wal_bytes, self._settings.slot
+        if limit is None or not self._settings.give_up:
+            return
+        connection = self._guarded()
+        with translating("looking at the slot"):
+            found = slot.find_slot(connection, name)
+        if found is None or (found.retained_bytes or 0) <= limit:
+            return
+        what = (
+            f"slot {name} made the server keep {found.retained_bytes} bytes of WAL, more than "
+            f"source.max_retained_wal_bytes allows ({limit}), and was given up"
+        )
+        self._given_up = what
+        with translating("giving the slot up"):
+            slot.give_up(connection, name)
+        log.error("%s; every index is built anew once changes flow again", what)
+        self._status.trouble("slot", what, "Every index is built anew once changes flow again", blocking=True)
+
     # -- the stream -----------------------------------------------------------------------------------
 
     def stream(self, emit: Emit, stop: threading.Event) -> None:
@@ -514,6 +544,8 @@ class PostgresCapture(Capture):
                 slot.drop_slot(connection, self._settings.slot)
 
     def _stream_once(self, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
+        if self._given_up:
+            raise SlotMissing(self._given_up, slot=self._settings.slot)
         stream = ReplicationStream(self._access, self._settings.slot, self._settings.publication, self._received)
         try:
             self._compare_origin(stream.origin)
@@ -678,6 +710,8 @@ class PostgresCapture(Capture):
     def _tell_headroom(self, found: slot.SlotState) -> None:
         """Name a slot that the server is about to invalidate, or has invalidated (faults B1)."""
         name, safe, kept = self._settings.slot, found.safe_wal_bytes, found.retained_bytes or 0
+        limit = self._settings.max_retained_wal_bytes
+        todo = "Let the sinks keep up, or raise max_slot_wal_keep_size"
         lost = found.wal_status == "lost"
         if lost:
             what = f"slot {name} was invalidated by the server"
@@ -685,15 +719,19 @@ class PostgresCapture(Capture):
             what = f"slot {name} is about to be invalidated: the next checkpoint may remove WAL that it needs"
         elif safe is not None and safe < SMALL_HEADROOM * (safe + kept):
             what = f"slot {name} is invalidated when {safe} bytes more are written: it holds {kept} bytes back"
+        elif limit is not None and kept > limit:
+            what = (
+                f"slot {name} makes the server keep {kept} bytes of WAL, more than source.max_retained_wal_bytes "
+                f"({limit})"
+            )
+            todo = "Let the sinks keep up, and end transactions that have been open for long; mind the server's disk"
         else:
             self._status.clear_trouble("slot")
             return
         self._status.trouble(
             "slot",
             what,
-            "The indexes are rebuilt (source.on_gap)"
-            if lost
-            else "Let the sinks keep up, or raise max_slot_wal_keep_size",
+            "The indexes are rebuilt (source.on_gap)" if lost else todo,
             blocking=lost,
         )
 
@@ -724,6 +762,7 @@ class PostgresCapture(Capture):
         order of birth is gone through again, which mends it or names it, and rebuilds what may have missed changes.
         """
         try:
+            self.relieve()
             self._look(self._guarded())
         except SourceUnavailable:
             self._look(self._guarded())

@@ -13,10 +13,10 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Seq
 
 import psycopg
 
-from flusso_sync.engine.source import Record, SourceIdentity
+from flusso_sync.engine.source import Record, SourceIdentity, furthest_record
 from flusso_sync.errors import EXIT_GAP, EXIT_SOURCE, FlussoError, PublicationMismatch
 from flusso_sync.findings import ERROR, INFO, WARNING, Finding, of_error
-from flusso_sync.postgres import identity, publication, slot
+from flusso_sync.postgres import history, identity, publication, slot
 from flusso_sync.postgres.bind import BoundIndex, bind
 from flusso_sync.postgres.capture import CaptureSettings, Leaf, source_identity, survey
 from flusso_sync.postgres.catalog import Catalog, read_catalog
@@ -171,6 +171,17 @@ class SourceInspection:
                 ERROR,
                 f"all {most_senders} WAL senders are taken",
                 "End one that nobody uses, or raise max_wal_senders and restart Postgres",
+            )
+        limit, kept = self._settings.max_retained_wal_bytes, 0 if state is None else state.retained_bytes or 0
+        if limit is not None and kept > limit:
+            gives_up = self._settings.give_up
+            self._say(
+                "FL036",
+                WARNING,
+                f"slot {self._settings.slot} makes the server keep {_bytes(kept)} of WAL, more than "
+                f"source.max_retained_wal_bytes ({_bytes(limit)})"
+                + ("; a run gives it up and builds every index anew" if gives_up else ""),
+                "Raise the limit first, if the slot is to be gone on with" if gives_up else "Mind the server's disk",
             )
         wanted = CONNECTIONS + self._workers
         if (state is None or state.active_pid is None) and most - used < wanted:
@@ -351,11 +362,14 @@ class SourceInspection:
         return found
 
     def _gap(self, connection: "psycopg.Connection[Any]", records: Sequence[Record]) -> None:
-        confirmed = [record.confirmed for record in records if record.confirmed]
-        if not confirmed:
+        record = furthest_record([record for record in records if record.confirmed])
+        if record is None:
             return
         state = slot.find_slot(connection, self._settings.slot)
-        gap = slot.describe_gap(self._settings.slot, state, min(confirmed))
+        now = history.standing(connection)
+        gap = slot.describe_gap(self._settings.slot, state, record.confirmed) or history.describe_break(
+            record, now, self._access.address, state, lambda: history.history_of(self._access, now.timeline)
+        )
         if gap is None:
             return
         if self._settings.on_gap == "stop":

@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 #: One attempt at creating a slot; it waits for every open writing transaction.
 CREATE_ATTEMPT_MILLISECONDS = 5000
 
+#: How often, a tenth of a second apart, a slot is tried to be dropped whose walsender was told to end.
+GIVE_UP_ATTEMPTS = 50
+
 #: How long the end of a session that was just closed is waited for.
 GUARD_WAIT_MILLISECONDS = 1000
 
@@ -257,6 +260,22 @@ def check_failover(connection: "psycopg.Connection[Any]", slot: str) -> None:
             slot,
             identifier(slot),
         )
+
+
+def give_up(connection: "psycopg.Connection[Any]", slot: str) -> None:
+    """Drop a slot, ending whoever streams from it; raises ``SlotInUse`` when somebody comes again and again."""
+    for attempt in range(GIVE_UP_ATTEMPTS):
+        connection.execute(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots where slot_name = %s"
+            " and active_pid is not null",
+            (slot,),
+        )
+        try:
+            return drop_slot(connection, slot)
+        except SlotInUse:
+            if attempt + 1 == GIVE_UP_ATTEMPTS:
+                raise
+            connection.execute("select pg_sleep(0.1)")
 
 
 def drop_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:
