@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from flusso_sync.postgres.explain import Explanation as Explanation
     from flusso_sync.postgres.explain import Way as Way
     from flusso_sync.postgres.inspect import SourceInspection
+    from flusso_sync.postgres.slot import SlotState as SlotState
     from flusso_sync.schema.plan import Table
 
 #: The sink that takes the documents when the configuration names none.
@@ -82,6 +83,13 @@ class DefaultBackends:
         from flusso_sync.postgres.explain import explain
 
         return explain(self._access(config, options), config.plans, table, key)
+
+    def slot(self, config: "Config", options: DaemonOptions, *, drop: bool = False) -> "Optional[SlotState]":
+        """The replication slot of the deployment, None when there is none; with ``drop``, as it was before that."""
+        from flusso_sync.postgres.slot import look_at_slot, remove_slot
+
+        access = self._access(config, options)
+        return (remove_slot if drop else look_at_slot)(access, options.slot or config.source.slot)
 
     def _access(self, config: "Config", options: DaemonOptions) -> "SourceAccess":
         from flusso_sync.config.connection import source_address, source_conninfo

@@ -200,6 +200,7 @@ def test_every_example_of_the_page_runs_as_it_stands(shop: Shop) -> None:
         "reindex",
         "rollback",
         "quarantine",
+        "slot",
         "search",
         "get",
     ):

@@ -24,6 +24,7 @@ COMMANDS: Dict[str, str] = {
     "run": "flusso_sync.cli.run",
     "schema": "flusso_sync.cli.schema",
     "search": "flusso_sync.cli.search",
+    "slot": "flusso_sync.cli.slot",
     "status": "flusso_sync.cli.status",
     "verify": "flusso_sync.cli.verify",
 }

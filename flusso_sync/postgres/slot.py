@@ -9,8 +9,8 @@ from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 import psycopg
 
 from flusso_sync.backoff import Stopped
-from flusso_sync.errors import SlotInUse, SourceRefused, SourceUnavailable
-from flusso_sync.postgres.connection import cancelled_by, rows, translate
+from flusso_sync.errors import EXIT_OWNER, SlotInUse, SourceError, SourceRefused, SourceUnavailable
+from flusso_sync.postgres.connection import READ_ONLY, SourceAccess, cancelled_by, connect, rows, translate, translating
 from flusso_sync.postgres.quoting import identifier
 from flusso_sync.postgres.replication import format_lsn, parse_lsn
 
@@ -276,6 +276,45 @@ def give_up(connection: "psycopg.Connection[Any]", slot: str) -> None:
             if attempt + 1 == GIVE_UP_ATTEMPTS:
                 raise
             connection.execute("select pg_sleep(0.1)")
+
+
+class SlotHeld(SourceError):
+    """The slot is a running daemon's, or some other process streams from it."""
+
+    exit_code = EXIT_OWNER
+
+
+def look_at_slot(access: SourceAccess, slot: str) -> Optional[SlotState]:
+    """The slot as it is now, for a person; raises ``SourceError`` and its kin."""
+    with connect(access, settings=READ_ONLY) as connection, translating(f"looking at replication slot {slot}"):
+        return find_slot(connection, slot)
+
+
+def remove_slot(access: SourceAccess, slot: str) -> Optional[SlotState]:
+    """Drop the slot for good, as somebody asked; returns how it was, None when there was none.
+
+    Raises ``SlotHeld`` while a daemon runs, also one that just waits, and while anybody streams from it.
+    """
+    with connect(access) as connection, translating(f"dropping replication slot {slot}"):
+        try:
+            # For as long as we look and drop, no daemon begins either.
+            guard_slot(connection, slot)
+        except SlotInUse as error:
+            raise SlotHeld(error.message, hint="Stop the daemon first", slot=slot) from error
+        state = find_slot(connection, slot)
+        if state is None:
+            return None
+        if state.active_pid is not None:
+            raise SlotHeld(
+                f"replication slot {slot} is in use by backend pid {state.active_pid}",
+                hint="Stop whoever streams from it first",
+                slot=slot,
+            )
+        try:
+            connection.execute("select pg_drop_replication_slot(%s)", (slot,))
+        except psycopg.errors.ObjectInUse as error:
+            raise SlotHeld(f"replication slot {slot} was taken into use just now", slot=slot) from error
+        return state
 
 
 def drop_slot(connection: "psycopg.Connection[Any]", slot: str) -> None:
