@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 import pytest
 
 from tests.fix_daemon import CHECKOUT, clean_environment
+from tests.fix_opensearch import call
 from tests.fix_pg import unavailable
 from tests.postgres_server import NoPostgres, find_binaries
 from tests.waiting import wait_for
@@ -222,6 +223,24 @@ def test_the_page_is_for_this_machine_and_its_own_requests(place: Path, started:
     assert "default-src 'none'" in headers["Content-Security-Policy"]
     assert headers["X-Content-Type-Options"] == "nosniff"
     demo.stop()
+
+
+@pytest.mark.opensearch
+def test_the_same_over_a_cluster_which_is_left_as_it_was(place: Path, started: List[Demo], opensearch: str) -> None:
+    def ours() -> List[str]:
+        return [name for name in call(opensearch, "GET", "/_all?expand_wildcards=all") if "flusso_demo_" in name]
+
+    demo = Demo(place, "--opensearch", opensearch)
+    started.append(demo)
+    found = demo.ask("/search?q=chair&index=orders")[1]["documents"]
+    assert found, "words inside items are found"
+    assert ours()
+    status, entry = demo.ask("/change", {"kind": "rename_product", "id": 2, "value": "Walnut throne"})
+    assert status == 200
+    wait_for(lambda: demo.state()["feed"][0]["found_ms"], 60, "the change is found")
+    assert "1" in [one["id"] for one in demo.ask("/search?q=thro&index=orders")[1]["documents"]]
+    demo.stop()
+    assert ours() == []
 
 
 class Page:

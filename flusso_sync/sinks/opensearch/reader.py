@@ -36,10 +36,14 @@ class Reader:
         return int(answer.json()["count"]) if answer.status == 200 else 0
 
     def search(self, index: str, words: str, limit: int = 10) -> List[Tuple[str, Any]]:
-        """The best matches for plain words over all fields: (id, document)."""
-        body = {"size": limit, "query": {"simple_query_string": {"query": words, "lenient": True}}}
-        path = f"/{segment(self._names.convenience(index))}/_search"
-        answer = self._client.send("POST", path, body)
+        """The best matches for plain words over all fields, at any depth: (id, document)."""
+        name = segment(self._names.convenience(index))
+        # A query over all fields does not look into nested objects, which OpenSearch keeps as documents of their own.
+        mappings = self._client.get(f"/{name}/_mapping").json().values()
+        nested = sorted({path for one in mappings for path in _nested(one.get("mappings", {}), "")})
+        queries = [_plain(words, "*"), *({"nested": {"path": p, "query": _plain(words, f"{p}.*")}} for p in nested)]
+        body = {"size": limit, "query": {"bool": {"should": queries}}}
+        answer = self._client.send("POST", f"/{name}/_search", body)
         hits = _exact(answer.data).get("hits", {}).get("hits", [])
         return [(hit["_id"], hit.get("_source")) for hit in hits]
 
@@ -101,6 +105,20 @@ class Reader:
                 if one.get("found"):
                     found[one["_id"]] = Found(one.get("_source"), int(one.get("_version", 0)))
         return found
+
+
+def _plain(words: str, fields: str) -> Dict[str, Any]:
+    """Any of the words, of whose signs only a star at the end means anything."""
+    return {"simple_query_string": {"query": words, "fields": [fields], "lenient": True, "flags": "PREFIX"}}
+
+
+def _nested(mapping: Mapping[str, Any], above: str) -> Iterator[str]:
+    """Paths of nested objects, those inside others included."""
+    for name, field in mapping.get("properties", {}).items():
+        path = f"{above}{name}"
+        if field.get("type") == "nested":
+            yield path
+        yield from _nested(field, f"{path}.")
 
 
 def _exact(data: bytes) -> Dict[str, Any]:
