@@ -188,6 +188,39 @@ def test_a_partition_that_goes_takes_its_rows_along(deploy: MakeDeployment, guar
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
+def test_the_last_partition_takes_its_rows_along_too(deploy: MakeDeployment, guarded: bool) -> None:
+    deployment = deploy(BEYOND)
+    daemon = deployment.start(["frequent_watch"] + ([] if guarded else ["partitions_forgotten"]))
+    deployment.settle()
+    children = deployment.database.execute(
+        "SELECT inhrelid::regclass FROM pg_inherits WHERE inhparent = 'visit'::regclass"
+    )
+    for (child,) in children:
+        deployment.database.execute(f"ALTER TABLE visit DETACH PARTITION {child}")
+    if guarded:
+        noticed(deployment, 1)
+        daemon.wait_for(lambda: not deployment.differences("visits"), 60, "the last of it is noticed")
+    expect(deployment, guarded)
+
+
+def test_what_was_read_while_a_partition_was_detached_is_read_again_once_it_is_attached(deploy: MakeDeployment) -> None:
+    # Given documents that were built while a leaf was detached, too short a time for the watch
+    deployment = deploy(BEYOND)
+    daemon = deployment.start()
+    deployment.settle()
+    database = deployment.database
+    before = database.execute("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'visit_2023'")
+    database.execute("ALTER TABLE visit DETACH PARTITION visit_2023")
+    database.execute("UPDATE depot.shelf SET barcode = barcode || ' meanwhile'")
+    deployment.settle()
+    # When it is attached again just as it was
+    database.execute(f"ALTER TABLE visit ATTACH PARTITION visit_2023 {before[0][0]}")
+    # Then that is noticed
+    daemon.wait_for(lambda: not deployment.differences(), 60, "it is noticed")
+    deployment.assert_right()
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
 def test_a_leaf_made_for_days_to_come_has_nothing_rebuilt_and_one_in_use_has(
     deploy: MakeDeployment, guarded: bool
 ) -> None:

@@ -109,13 +109,16 @@ def leaves_of(catalog: Catalog, uses: Mapping[Table, TableUse]) -> List[Leaf]:
 
 class Survey(NamedTuple):
     """The leaves of every used table, and by used table and OID of a leaf what is told of it: its entry in the
-    publication, whether its identity (``identities``, by leaf) suffices, how its generated columns are computed.
-    ``told``: OIDs of the leaves that the publication has."""
+    publication, whether its identity (``identities``, by leaf) suffices, when it was attached, how its generated
+    columns are computed.
+    ``told``: OIDs of the leaves that the publication has.  ``shown_by``: the indexes of each used table, which may have
+    lost its last leaf."""
 
     leaves: List[Leaf]
     marks: Dict[str, Dict[int, str]]
     identities: Dict[Table, identity.Identity]
     told: Set[int]
+    shown_by: Dict[str, Sequence[str]]
 
     @property
     def coverage(self) -> Dict[str, str]:
@@ -161,17 +164,22 @@ def survey(
     refused = identity.refused_kinds(
         connection.info.server_version, publication.publishes_generated(connection, publication_name)
     )
+    # Whatever was read while a leaf was detached lacks its rows, and nothing tells of those when it is attached again.
+    attached = publication.attached(
+        connection, [leaf.relation.oid for leaf in leaves if leaf.relation.table != leaf.use.table]
+    )
     # A table without any leaf has a mark, too: the first one may come with rows.
     marks: Dict[str, Dict[int, str]] = {str(use.table): {} for use in uses.values()}
     identities: Dict[Table, identity.Identity] = {}
     for leaf in leaves:
         found = identities[leaf.relation.table] = identity.identity_of(leaf.relation, leaf.use, refused)
         suffices = "" if found.remedy is None else "mute" if found.mute else "weak"
-        mark = f"{leaf.relation.table} {leaf.relation.oid} {told.get(leaf.relation.table, '')} {suffices}"
+        oid = leaf.relation.oid
+        mark = f"{leaf.relation.table} {oid} {told.get(leaf.relation.table, '')} {suffices} {attached.get(oid, '')}"
         computed = "\0".join(column.expression for column in leaf.relation.columns.values() if column.expression)
-        marks[str(leaf.use.table)][leaf.relation.oid] = f"{mark}\0{computed}" if computed else mark
+        marks[str(leaf.use.table)][oid] = f"{mark}\0{computed}" if computed else mark
     oids = {leaf.relation.oid for leaf in leaves if leaf.relation.table in told}
-    return Survey(leaves, marks, identities, oids)
+    return Survey(leaves, marks, identities, oids, {str(use.table): use.indexes for use in uses.values()})
 
 
 def source_identity(
@@ -316,10 +324,9 @@ class PostgresCapture(Capture):
         for oid, (indexes, reason) in self._altered.items():
             for index in () if oid in unused else indexes:
                 rebuild.setdefault(index, reason)
-        for leaf in survey.leaves:
-            table = str(leaf.use.table)
-            if table in altered and not survey.grown(table, known[table], unused):
-                for index in leaf.use.indexes:
+        for table in sorted(altered):
+            if not survey.grown(table, known[table], unused):
+                for index in survey.shown_by[table]:
                     rebuild.setdefault(index, f"what the source tells of table {table} was altered")
         if unused and not rebuild:
             names = ", ".join(str(leaf.relation.table) for leaf in survey.leaves if leaf.relation.oid in unused)

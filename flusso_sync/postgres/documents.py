@@ -52,6 +52,10 @@ log = logging.getLogger(__name__)
 FIRST_KEYS = 500
 MOST_KEYS = 8192
 
+#: Documents of one chunk of a build, about: each worker holds one several times over (the answer of Postgres, the
+#: bodies, the request), and larger ones are not faster.
+CHUNK_BYTES = 4 * 1024 * 1024
+
 #: What a row that cannot be rendered makes of its statement: bad data, or a document over 1 GB.
 UNRENDERABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
 
@@ -749,10 +753,13 @@ class PostgresDocuments(Documents):
         return f"{kind} of {bound.root.oid} by {by}, shape {self._shapes[index]}"
 
     def next_chunk(self, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
-        """A mark is the key of the last row, as texts; before it stands the OID of the leaf, where the root has leaves.
+        """As many rows as should make ``CHUNK_BYTES`` of documents, by those seen lately, and no more than ``rows``.
+
+        A mark is the key of the last row, as texts; before it stands the OID of the leaf, where the root has leaves.
 
         The keys are read in a snapshot like any other: "no more rows" must mean just that.
         """
+        rows = max(1, min(rows, int(CHUNK_BYTES / self._sizes[index]) if index in self._sizes else FIRST_KEYS))
         if self._bound[index].root.kind != "p":
             return self._next_chunk(index, self._statements[index], (), after, until, rows)
         for leaf in self._leaves(index):

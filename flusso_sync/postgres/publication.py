@@ -58,6 +58,17 @@ select c.oid::int8
 """
 
 
+# Attached again, a table is a child by another row, whose xmin VACUUM FULL leaves as it is.
+_ATTACHED = """
+with recursive up(leaf, parent, mark) as (
+    select i.inhrelid, i.inhparent, i.xmin::text from pg_inherits i where i.inhrelid = any(%s::oid[])
+    union all
+    select up.leaf, i.inhparent, i.xmin::text from up join pg_inherits i on i.inhrelid = up.parent
+)
+select leaf::int8, string_agg(parent || '.' || mark, ' ' order by parent) from up group by leaf
+"""
+
+
 class Coverage(NamedTuple):
     """Whether a publication tells us of every table.  ``statement`` is the DDL that adds what is missing."""
 
@@ -118,6 +129,12 @@ def publishes_generated(connection: "psycopg.Connection[Any]", publication: str)
 def told(connection: "psycopg.Connection[Any]", publication: str) -> Dict[Table, str]:
     """Every table the publication tells of, with a mark that changes when it was altered for that table."""
     return {Table(schema, name): mark for schema, name, mark in rows(connection, _TOLD, (publication,))}
+
+
+def attached(connection: "psycopg.Connection[Any]", oids: Iterable[int]) -> Dict[int, str]:
+    """By those of the tables ``oids`` that are children of others a mark that changes when one is attached again."""
+    wanted = sorted(oids)
+    return dict(rows(connection, _ATTACHED, (wanted,))) if wanted else {}
 
 
 def never_held_rows(connection: "psycopg.Connection[Any]", oids: Iterable[int]) -> Set[int]:

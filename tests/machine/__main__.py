@@ -67,6 +67,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     parser = argparse.ArgumentParser(prog="bin/test histories", description=__doc__)
     parser.add_argument("--seed", type=int, help="the history to carry out, or the first of --count")
     parser.add_argument("--count", type=int, help="how many [1 with --seed, else 50]")
+    parser.add_argument("--times", type=int, default=1, help="carry each out so often: what is rare shows up [1]")
     parser.add_argument("--guards-off", default="", metavar="NAMES", help="functions of tests/guards.py, by commas")
     parser.add_argument("--narrow", type=float, default=0.0, metavar="SECONDS", help="leave steps out of what differs")
     parser.add_argument("--within", type=float, metavar="SECONDS", help="begin no further history after so long")
@@ -91,7 +92,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     began = time.monotonic()
     done = 0
     with own_servers() as servers:
-        for number in range(first, first + count):
+        for number in (one for one in range(first, first + count) for _ in range(options.times)):
             if options.within and time.monotonic() > began + options.within:
                 break
             done += 1
@@ -110,9 +111,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     seconds = time.monotonic() - began
     for what, number in sorted(counts.items()):
         print(f"  {number:6} {what}")
+    last = first + (max(1, done) - 1) // options.times
+    listed = "".join(f"{': ' if place == 0 else ', '}{number}" for place, number in enumerate(differing))
     print(
-        f"{done} histories, seeds {first} to {first + done - 1}, {seconds / max(1, done):.1f} s each, Hypothesis "
-        f"{hypothesis.__version__}: {len(differing)} differ{': ' if differing else ''}{', '.join(map(str, differing))}"
+        f"{done} histories, seeds {first} to {last}, {seconds / max(1, done):.1f} s each, Hypothesis "
+        f"{hypothesis.__version__}: {len(differing)} differ{listed}"
     )
     return 1 if differing else 0
 

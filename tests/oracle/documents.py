@@ -242,6 +242,10 @@ class _Evaluation:
         related = self._rows.table(self._schema.table(node["table"]))
         name = column(node["column"])
         type_ = related.types[name]
+        if kind in ("min", "max"):
+            # Of values that are equal and print differently, that of the first key.
+            for part in reversed(related.key):
+                found = _sorted(found, related, part, False)
         values = [value for other in found for value in [other[name]] if value is not None]
         if not values:
             return None
