@@ -124,3 +124,21 @@ def test_a_timeout_longer_than_a_socket_can_wait_acts_as_the_longest(given_secon
     sink = OpenSearchSink.model_validate({"type": "opensearch", "url": "http://s", "timeout_secs": given_seconds})
     assert sink.timeout_secs == acts_as
     assert sink.timeout_secs * 1000 < 2**31
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("postgresql://app:secret@db/shop", "postgresql://app:***@db/shop"),
+        ("postgresql://app:secret", "postgresql://app:***"),
+        ("postgresql://db:5432/shop", "postgresql://db:5432/shop"),
+        ("postgresql://a:5432,b:5433/shop", "postgresql://a:5432,b:5433/shop"),
+        ("http://[::1]:9200", "http://[::1]:9200"),
+        ("host=db user=app password=secret", "***"),
+        ("app:secret at home", "***"),
+        ("app", "app"),
+        ("app@example.com", "app@example.com"),
+    ],
+)
+def test_a_setting_shows_what_cannot_be_a_password(text: str, shown: str) -> None:
+    assert str(Setting(text)) == shown

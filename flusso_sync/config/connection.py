@@ -98,6 +98,10 @@ def _source_url(text: str, origin: str) -> str:
     if not is_source_url(url):
         sentence = f"must be a postgresql:// URL such as {URL_EXAMPLE}; {origin} is not"
         raise ConfigError([Problem(sentence, path=_SOURCE_KEY, code="FL006")])
+    if any(port and not port.isdecimal() for port in _url_parts(url)["port"].split(",")):
+        # Most often a password whose host was left out: not shown, and told to nobody as an address.
+        sentence = f"must be a postgresql:// URL such as {URL_EXAMPLE}; the port of {origin} is not a number"
+        raise ConfigError([Problem(sentence, path=_SOURCE_KEY, code="FL006")])
     return url
 
 

@@ -190,15 +190,23 @@ class Secret(Reference):
 
 
 class Setting(Reference):
-    """A URL or user name: a literal is shown, with the password inside a URL masked."""
+    """A URL or user name: a literal is shown, with the password inside a URL masked.
+
+    What is neither may be anything, a connection string with its password among it, and shows nothing.
+    """
 
     __slots__ = ()
 
     def _masked(self) -> str:
-        return mask_url(self.literal or "")
+        text = (self.literal or "").strip()
+        return mask_url(text) if _SCHEME.match(text) else text if _WORD.match(text) else "***"
 
 
 _URL_PASSWORD = re.compile(r"^(\s*[a-zA-Z][a-zA-Z0-9+.-]*://[^:/@?#]*):.*@", re.DOTALL)
+#: A URL that was meant to have a host: without one, what follows the user would be its port.
+_NO_HOST = re.compile(r"^(\s*[a-zA-Z][a-zA-Z0-9+.-]*://[^:/@?#\[]*):(?![0-9]*(?:[/?#,]|\Z))[^@]*\Z")
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*://")
+_WORD = re.compile(r"[\w.@+-]*\Z")
 _PARAMETER = re.compile(r"([?&](?:password|sslpassword|passfile)=)[^&#]*", re.IGNORECASE)
 
 
@@ -207,7 +215,7 @@ def mask_url(url: str) -> str:
 
     An unescaped ``@``, ``/`` or ``?`` may stand in the password, so everything up to the last ``@`` counts as one.
     """
-    return _PARAMETER.sub(r"\1***", _URL_PASSWORD.sub(r"\1:***@", url))
+    return _PARAMETER.sub(r"\1***", _NO_HOST.sub(r"\1:***", _URL_PASSWORD.sub(r"\1:***@", url)))
 
 
 def _kind(value: Any) -> str:
