@@ -31,6 +31,8 @@ _EXACT = frozenset(
     }
 )
 
+_INTEGERS = frozenset({"int2", "int4", "int8"})
+
 #: Types whose rendering never has a ``:`` or ``%``, so that a part of a composite id needs no escaping.
 _CLEAN = frozenset({"int2", "int4", "int8", "oid", "numeric", "money", "uuid", "bool", "bytea", "date"})
 
@@ -328,6 +330,13 @@ def is_exact(column: Column) -> bool:
     if column.type.is_array or not column.deterministic:
         return False
     return column.type.is_enum or (column.type.is_builtin and column.type.base in _EXACT)
+
+
+def prints_alike(one: Column, key: Column) -> bool:
+    """Whether a value of ``one`` that is equal to one of a key column always gives the same id text."""
+    if not is_exact(key) or not one.deterministic:
+        return False
+    return one.type.sql == key.type.sql or {one.type.base, key.type.base} <= _INTEGERS and one.type.is_builtin
 
 
 def has_extremes(column: Column) -> bool:

@@ -14,6 +14,7 @@ from flusso_sync.postgres.bind import BoundIndex
 from flusso_sync.postgres.catalog import Derived
 from flusso_sync.postgres.pgoutput import ABSENT, INSERT, TRUNCATE, Change, Shape, Values
 from flusso_sync.postgres.quoting import identifier, table_name
+from flusso_sync.postgres.render import prints_alike
 from flusso_sync.schema.paths import relation_paths
 from flusso_sync.schema.plan import Columns, Hop, IndexPlan, Path, Table
 
@@ -52,8 +53,14 @@ def traces_of(bound: BoundIndex) -> List[Trace]:
     def type_of(table: Table, column: str) -> str:
         return catalog.tables[table].columns[column].type.sql
 
+    def alike(table: Table, columns: Columns) -> bool:
+        return len(columns) == len(bound.lookup) and all(
+            prints_alike(catalog.tables[table].columns[column], bound.root.columns[key])
+            for column, key in zip(columns, bound.lookup)
+        )
+
     paths = relation_paths(bound.plan)
-    return compile_traces(bound.plan, paths, bound.lookup, catalog.primary_keys, type_of, catalog.derived)
+    return compile_traces(bound.plan, paths, bound.lookup, catalog.primary_keys, type_of, catalog.derived, alike)
 
 
 def compile_traces(
@@ -63,11 +70,13 @@ def compile_traces(
     keys: Mapping[Table, Columns],
     type_of: TypeOf,
     computed: Optional[Computed] = None,
+    alike: Callable[[Table, Columns], bool] = lambda table, columns: True,
 ) -> List[Trace]:
     """The traces of one index.
 
     ``lookup`` are the root columns documents are looked up by, ``keys`` the primary keys by table, ``type_of`` gives a
-    column's type as SQL text.
+    column's type as SQL text.  ``alike``: whether values of those columns of a child, equal to the key of the root, are
+    also the text of it; where 'abc' is equal to 'ABC', only the root's row tells how its key is written.
     """
     root = _Given(plan.root, lookup, type_of, computed)
     own = None
@@ -78,7 +87,12 @@ def compile_traces(
     for path in paths:
         last = path.hops[-1]
         link = _Given(path.table, last.child_columns, type_of, computed)
-        direct = len(path.hops) == 1 and last.parent_columns == lookup and not link.computed
+        direct = (
+            len(path.hops) == 1
+            and last.parent_columns == lookup
+            and not link.computed
+            and alike(path.table, last.child_columns)
+        )
         key = keys.get(path.table, ())
         traces.append(
             Trace(
