@@ -146,6 +146,8 @@ class Pipeline:
         self._opened = threading.Event()
         self._workers: List[Worker] = []
         self._builders: List[Worker] = []
+        #: Of leases, before all others are started.
+        self._keepers: List[Worker] = []
         self._identity: Optional[SourceIdentity] = None
         self._queue = ChangeQueue(options.queue_capacity)
         #: The run that was counted and has found no space in the queue yet.
@@ -204,6 +206,10 @@ class Pipeline:
         wait_out(lambda: self._documents.open(self._plans, stop), stop, status, "source documents")
         for name, sink in self.sinks.items():
             wait_out(lambda s=sink: self._reach(s, identity), stop, status, f"sink {name}")  # type: ignore[misc]
+            if sink.stateful:
+                keeper = Worker(f"flusso-lease-{name}", lambda s=sink: self._keep_lease(s), self._fail)  # type: ignore[misc]
+                self._keepers.append(keeper)
+                keeper.start()
         stateful = {name: sink for name, sink in self.sinks.items() if sink.stateful}
         records = [
             wait_out(lambda s=sink: s.read_record(), stop, status, f"sink {name}")  # type: ignore[misc]
@@ -264,6 +270,13 @@ class Pipeline:
         with contextlib.suppress(SourceError):
             self._capture.relieve()
         sink.open(identity, adopt=self._options.adopt)
+
+    def _keep_lease(self, sink: Sink) -> None:
+        """Until the watch does: the start may wait for something else, for longer than a lease lasts."""
+        while not self._halt.wait(WATCH_SECONDS) and not self._opened.is_set():
+            # Whoever writes next finds a lease that is lost.
+            with contextlib.suppress(FlussoError):
+                sink.renew()
 
     def _load_jobs(self, stateful: Mapping[str, Sink], stop: threading.Event) -> None:
         """Go on with the changes that an earlier life was still spreading."""
@@ -692,9 +705,9 @@ class Pipeline:
             writer.wake()
         self._documents.cancel()
         deadline = time.monotonic() + JOIN_SECONDS
-        for worker in [*self._workers, *self._builders]:
+        for worker in [*self._workers, *self._builders, *self._keepers]:
             worker.join(max(0.05, deadline - time.monotonic()))
-        for worker in [*self._workers, *self._builders]:
+        for worker in [*self._workers, *self._builders, *self._keepers]:
             if worker.is_alive():
                 log.warning("thread %s is still busy and is left behind", worker.name)
         self._status.forget_threads()

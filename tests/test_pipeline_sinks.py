@@ -7,7 +7,9 @@ from typing import Dict, List, Sequence
 
 import pytest
 
+from flusso_sync import pipeline
 from flusso_sync.daemon import Daemon
+from flusso_sync.engine.source import SourceIdentity
 from flusso_sync.errors import SinkUnavailable
 from flusso_sync.sinks.base import Failure, Write
 from flusso_sync.sinks.memory import MemorySink, MemoryStore
@@ -140,3 +142,32 @@ def test_a_rollback_is_of_all_sinks_or_of_none(lives: Watched) -> None:
             running.rollback("things")
         shown = lives.stores["one"].indexes["things"].shown
         assert shown is not None and shown.number == 2, "the other one was left as it was"
+
+
+def test_a_lease_is_kept_while_the_start_waits_for_another_sink(
+    lives: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "WATCH_SECONDS", 0.02)
+    away, renewed = threading.Event(), threading.Event()
+    away.set()
+    opened, renew = MemorySink.open, MemorySink.renew
+
+    def open_(sink: MemorySink, identity: SourceIdentity, *, adopt: bool = False) -> None:
+        if sink.name == "two" and away.is_set():
+            raise SinkUnavailable("away")
+        opened(sink, identity, adopt=adopt)
+
+    def renewed_(sink: MemorySink) -> None:
+        if sink.name == "one":
+            renewed.set()
+        renew(sink)
+
+    monkeypatch.setattr(MemorySink, "open", open_)
+    monkeypatch.setattr(MemorySink, "renew", renewed_)
+    # Given a life that has the lease of one sink, and waits for the other
+    with live(lives) as running:
+        assert renewed.wait(20)
+        assert not running.wait_until_live(0)
+        away.clear()
+        assert running.wait_until_live(20)
+    lives.assert_right()
