@@ -690,6 +690,9 @@ class Author:
         column = self._one(wanted)
         if op != "avg":
             node["value_type"] = self._one(related.columns[column].kinds)
+        if op == "sum" and node["value_type"] in ("short", "integer", "long"):
+            # A sum of large numbers is beyond these, and OpenSearch would rightly refuse its document.
+            node["value_type"] = "decimal"
         return {op: "", "column": quoted(column), **node}
 
     # -- filters --------------------------------------------------------------------------------------
