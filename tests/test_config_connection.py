@@ -97,6 +97,7 @@ def test_parts_reach_libpq_whatever_they_hold(user: str, password: str) -> None:
         ("postgres://u@host", {}, "host:5432/u"),
         ("postgres://host/a%20b", {}, "host:5432/a b"),
         ("postgres://u:p%40x@h1:1,h2:2/db", {}, "h1:1,h2:2/db"),
+        ("postgres://u:p?x@host/db?user=v", {}, "host:5432/db"),
         ("postgres://[::1]:5433/db", {}, "[::1]:5433/db"),
         ("postgresql:///db?host=/run/pg&port=7&sslmode=require", {}, "/run/pg:7/db"),
         ("postgresql://%2Frun%2Fpg/db", {}, "/run/pg:5432/db"),

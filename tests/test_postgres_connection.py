@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Type
 
 import psycopg
 import pytest
 
 from flusso_sync.errors import SourceError, SourceRefused, SourceUnauthorized, SourceUnavailable
-from flusso_sync.postgres.connection import SourceAccess, connect_failure
+from flusso_sync.postgres.connection import SourceAccess, connect, connect_failure
 
 
 def failure(said: str, reached: bool = False) -> SourceError:
@@ -48,3 +49,26 @@ def test_a_refusal_ends_a_first_connect_and_is_waited_out_later(
     said: str, reached: bool, kind: Type[SourceError]
 ) -> None:
     assert type(failure(said, reached)) is kind
+
+
+@pytest.mark.parametrize("reached, kind", [(False, SourceRefused), (True, SourceUnauthorized)])
+@pytest.mark.parametrize(
+    "url, said",
+    [
+        ("postgresql://shop:canary@[::1/shop", "IPv6"),
+        ("postgresql://shop:canary%zz@db/shop", "percent-encoded"),
+        ("postgresql://shop@db/shop?canary", "query parameter"),
+        ("postgresql://shop@db/shop?nonsense=canary", "query parameter"),
+    ],
+)
+def test_what_libpq_cannot_read_is_refused_without_being_shown(
+    url: str, said: str, reached: bool, kind: Type[SourceError]
+) -> None:
+    access = SourceAccess(lambda: url, "db:5432/shop")
+    if reached:
+        access.reached.set()
+    with pytest.raises(SourceError) as refused:
+        connect(access)
+    assert type(refused.value) is kind and said in str(refused.value)
+    told = "".join(traceback.format_exception(None, refused.value, refused.value.__traceback__))
+    assert "canary" not in told

@@ -18,11 +18,13 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Dict, List, Tuple
+from typing import Any, Dict, Iterator, List, Set, Tuple
 
 import pytest
+from click.testing import CliRunner
 from flask.testing import FlaskClient
 
+from flusso_sync.cli.commands import flussod
 from flusso_sync.status import Status
 from flusso_sync.web import private as private_module
 from flusso_sync.web.private import private_app
@@ -196,6 +198,84 @@ def _told(daemon: DaemonProcess) -> str:
     return "\n".join(parts)
 
 
+def _places(folder: Path, url: str) -> Iterator[Tuple[str, Dict[str, Any], Dict[str, str]]]:
+    """Where a password may stand: its name, the configuration's part, variables."""
+    secret = folder / "secret"
+    secret.write_text(f"{CANARY}\n")
+    whole = folder / "whole"
+    whole.write_text(url + "\n")
+    host, port = url.split("@")[1].split("/")[0].split(":")
+    parts = {"host": host, "port": int(port), "user": "canary", "database": url.rsplit("/", 1)[1]}
+    yield "url", {"connection_url": url}, {}
+    yield "url in a variable", {"connection_url": {"env": "APP_URL"}}, {"APP_URL": url}
+    yield "DATABASE_URL", {}, {"DATABASE_URL": url}
+    yield "url in a file", {"connection_url": {"file": str(whole)}}, {}
+    yield "parts", {"connection_url": {**parts, "password": CANARY}}, {}
+    yield "parts, file", {"connection_url": {**parts, "password": {"file": str(secret)}}}, {}
+    yield "parts, variable", {"connection_url": {**parts, "password": {"env": "PW"}}}, {"PW": CANARY}
+    yield "a broken url", {"connection_url": f"postgresql://canary:{CANARY}@[::1/x?sslmode=\u00fc"}, {}
+    yield "a wrong escape", {"connection_url": url.replace(CANARY, f"{CANARY}%zz")}, {}
+    yield "an unescaped ?", {"connection_url": url.replace(CANARY, f"x?{CANARY}")}, {}
+    yield "no url", {"connection_url": f"canary:{CANARY} at home"}, {}
+    yield "a url without its host", {"connection_url": f"postgresql://canary:{CANARY}"}, {}
+    yield "keywords", {"connection_url": f"host=db user=canary password={CANARY}"}, {}
+    yield "a wrong parameter", {"connection_url": f"{url}?password={CANARY}&nonsense=1"}, {}
+
+
+#: What else connects by a configuration: to the source, to the sink, to both.
+COMMANDS: List[List[str]] = [
+    ["check", "--format", "json"],
+    ["slot", "show"],
+    ["get", "notes", "1"],
+]
+
+
+def _hold(folder: Path, given: Set[Path]) -> List[Path]:
+    """The files below ``folder`` that hold the canary, without those the operator wrote."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file not in given]
+    return [file for file in files if CANARY.encode() in file.read_bytes()]
+
+
+@pytest.mark.pg
+@pytest.mark.fault
+def test_a_secret_shows_nowhere_whatever_fails(database: Database, tmp_path: Path) -> None:
+    """The role does not exist, the sink is away: each place of a password, through run and whatever else connects."""
+    url = f"postgresql://canary:{CANARY}@{database.url.split('@', 1)[1]}"
+    (tmp_path / "notes.schema.yml").write_text(SCHEMA)
+    database.execute(TABLE)
+    search = {"type": "opensearch", "url": f"http://canary:{CANARY}@127.0.0.1:1", "username": "u", "password": CANARY}
+    given = {tmp_path / "secret", tmp_path / "whole"}
+    runs = []
+    for number, (what, source, variables) in enumerate(_places(tmp_path, url)):
+        path, log = tmp_path / f"{number}.yaml", tmp_path / f"{number}.log"
+        config = {
+            "source": {"type": "postgres", **source},
+            "sinks": {"search": search},
+            "index": [{"name": "notes", "schema": str(tmp_path / "notes.schema.yml")}],
+            "server": {"admin_password": CANARY, "public_address": "127.0.0.1:0", "private_address": "127.0.0.1:0"},
+        }
+        write_yaml(path, config)
+        given.add(path)
+        env = clean_environment(FLUSSO_LOG="debug", SEARCH_OPENSEARCH_PASSWORD=CANARY, **variables)
+        run = [str(FLUSSOD), "run", "-c", str(path), "--pidfile", str(tmp_path / f"{number}.pid")]
+        with open(tmp_path / f"{number}.out", "wb") as output:
+            process = subprocess.Popen(
+                [*run, "--log-file", str(log)], env=env, stdout=output, stderr=subprocess.STDOUT, cwd=str(tmp_path)
+            )
+        runs.append((what, process, log))
+        # In this process, which spares most of their time.
+        for words in COMMANDS:
+            answer = CliRunner().invoke(flussod, [*words, "-c", str(path)], env={"DATABASE_URL": None, **variables})
+            assert answer.exception is None or isinstance(answer.exception, SystemExit), (what, words)
+            assert CANARY not in answer.output, (what, words)
+            assert answer.exit_code, (what, words)
+    for what, process, log in runs:
+        assert process.wait(timeout=120) in (3, 4), (what, log.read_text())
+        assert "refused" in log.read_text() or "password" in log.read_text() or "role" in log.read_text(), what
+        assert "Traceback" not in log.read_text(), what
+    assert not _hold(tmp_path, given)
+
+
 @pytest.mark.pg
 @pytest.mark.fault
 def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
@@ -208,7 +288,9 @@ def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
     write_yaml(path, config)
     url = f"{user}:{CANARY}@{place}"
     notes.env.update(FLUSSO_LOG="debug", DATABASE_URL=url, FLUSSO_ADMIN_PASSWORD=CANARY)
-    notes.start().wait_until_live()
+    pidfile = notes.folder / "flussod.pid"
+    notes.start("--pidfile", str(pidfile), "--log-file", str(notes.log_file)).wait_until_live()
+    assert pidfile.read_text().strip() == str(notes.pid)
     database.execute("UPDATE notes SET body = 'two'")
     # When its sessions are cut, its table is taken away, and somebody guesses
     database.execute(
@@ -222,9 +304,7 @@ def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
         urllib.request.urlopen(f"http://{address}/indexes", timeout=30)
     # Then nobody is told
     assert CANARY not in _told(notes)
-    for file in tmp_path.rglob("*"):
-        if file.is_file() and file != path and file.suffix not in (".yaml", ".yml"):
-            assert CANARY.encode() not in file.read_bytes(), file
+    assert not _hold(tmp_path, {path})
     assert notes.stop() == 0 and CANARY not in notes.log
 
 

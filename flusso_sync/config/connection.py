@@ -126,12 +126,13 @@ def _quoted(value: str) -> str:
 def _url_parts(url: str) -> Dict[str, str]:
     """host, port, user and dbname of a libpq URI, taken apart the way libpq does."""
     rest = url.split("://", 1)[1]
-    rest, _, query = rest.partition("?")
     user = ""
     at = rest.find("@")
     slash = rest.find("/")
     if at >= 0 and (slash < 0 or at < slash):
         user, rest = rest[:at].partition(":")[0], rest[at + 1 :]
+    # After the credentials: a ? in a password ends nothing.
+    rest, _, query = rest.partition("?")
     places, _, database = rest.partition("/")
     hosts: List[str] = []
     ports: List[str] = []

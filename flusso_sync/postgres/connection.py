@@ -8,6 +8,7 @@ section 4).
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from dataclasses import dataclass, field
@@ -150,7 +151,7 @@ def connect(
         wanted["lock_timeout"] = str(int(access.lock_timeout_seconds * 1000))
     wanted.update(settings or {})
     try:
-        given = conninfo_to_dict(access.conninfo())
+        given = _parameters(access)
         options = " ".join(f"-c {name}={_option(value)}" for name, value in wanted.items())
         keywords: Dict[str, Any] = {name: value for name, value in LIVENESS.items() if name not in given}
         keywords.update(
@@ -170,6 +171,23 @@ def connect(
     connection.silence_seconds = 2 * access.statement_timeout_seconds + SILENCE_SECONDS
     connection.prepare_threshold = 0 if access.prepare and not replication else None
     return connection
+
+
+def _parameters(access: SourceAccess) -> Dict[str, Any]:
+    """The connection string taken apart, or ``SourceRefused``: what libpq cannot read gets no better by waiting.
+
+    libpq's sentence ends with the text it stumbled over, which may be a password; it is not passed on.
+    """
+    conninfo = access.conninfo()
+    try:
+        return dict(conninfo_to_dict(conninfo))
+    except psycopg.Error as error:
+        reason = re.split(r":\s", " ".join(str(error).split()))[0]
+    kind = SourceUnauthorized if access.reached.is_set() else SourceRefused
+    raise kind(
+        f"the connection to the database cannot be read: {reason}",
+        hint="A URL has %40 for @, %2F for /, %3F for ? and %25 for % in user and password",
+    )
 
 
 def _option(value: str) -> str:
