@@ -322,6 +322,19 @@ def test_readme_names_its_two_commands_on_the_first_screen_and_nothing_that_is_n
         assert (CHECKOUT / link).exists(), link
 
 
+@pytest.mark.parametrize("page", ["CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"])
+def test_links_of_the_other_pages_lead_somewhere(page: str) -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (CHECKOUT / page).read_text())
+    assert links and [link for link in links if not (CHECKOUT / link).exists()] == []
+
+
+def test_what_a_report_is_asked_for_can_be_had() -> None:
+    asked = (CHECKOUT / ".github" / "ISSUE_TEMPLATE" / "bug.md").read_text()
+    commands = set(re.findall(r"^flussod ([a-z]+)", asked, re.MULTILINE))
+    assert commands >= {"check", "status", "verify"}
+    assert [name for name in commands if not (PACKAGE / "cli" / f"{name}.py").exists()] == []
+
+
 def test_version_is_the_same_everywhere_and_the_newest_of_the_changelog() -> None:
     assert flusso_sync.__version__ == _setup()["metadata"]["version"]
     versions = re.findall(r"^## \[?([0-9][^\]\s]*)", (CHECKOUT / "CHANGELOG.md").read_text(), re.MULTILINE)
