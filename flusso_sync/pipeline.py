@@ -236,6 +236,9 @@ class Pipeline:
         for name, sink in self.sinks.items():
             self._writers.append(self._writer(sink))
             log.debug("sink %s is %s", name, "stateful" if sink.stateful else "stateless")
+            for index in sorted(found.readable):
+                # What an earlier life wrote last may be found by no search yet.
+                self._writers[-1].touch(index)
         works = self._works = self._make()
         if record is not None and prepared.gap is None:
             # The high-water mark outlives a run that writes nothing.

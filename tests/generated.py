@@ -691,8 +691,9 @@ class Author:
         if op != "avg":
             node["value_type"] = self._one(related.columns[column].kinds)
         if op == "sum" and node["value_type"] in ("short", "integer", "long"):
-            # A sum of large numbers is beyond these, and OpenSearch would rightly refuse its document.
-            node["value_type"] = "decimal"
+            # That of large numbers is beyond a long, and OpenSearch would rightly refuse its document.
+            node["value_type"] = "long"
+            op = "max" if related.columns[column].sql == "bigint" else op
         return {op: "", "column": quoted(column), **node}
 
     # -- filters --------------------------------------------------------------------------------------

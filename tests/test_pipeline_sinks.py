@@ -171,3 +171,22 @@ def test_a_lease_is_kept_while_the_start_waits_for_another_sink(
         away.clear()
         assert running.wait_until_live(20)
     lives.assert_right()
+
+
+def test_what_an_earlier_life_wrote_last_is_made_searchable_before_anything_is_called_synced(
+    lives: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+    refreshed: List[str] = []
+    refresh = MemorySink.refresh
+
+    def counted(sink: MemorySink, indexes: Sequence[str]) -> None:
+        refreshed.extend(f"{sink.name} {index}" for index in indexes)
+        refresh(sink, indexes)
+
+    monkeypatch.setattr(MemorySink, "refresh", counted)
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        assert running.synced(0, timeout=20)
+        assert {"one things", "two things"} <= set(refreshed)
