@@ -137,3 +137,10 @@ def test_a_sink_that_is_away_fails_the_assertion_in_time_and_heals(users: InMemo
         assert_in_sync(users, timeout=1.0)
     users.sink.faults = None
     assert_in_sync(users)
+
+
+@pytest.mark.parametrize("place", ["shop-7", "shop-7?host=/run/postgresql"])
+def test_slot_and_publication_are_named_after_the_database(tmp_path: Path, place: str) -> None:
+    (tmp_path / "users.schema.yml").write_text(json.dumps(SCHEMA))
+    config = configuration(f"postgresql://me@localhost/{place}", {"users": tmp_path / "users.schema.yml"})
+    assert (config.source.slot, config.source.publication) == ("shop_7", "shop_7")

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Set, Tuple, Union
+from urllib.parse import urlsplit
 
 from flusso_sync.backends import DefaultBackends
 from flusso_sync.config.load import Config
@@ -35,7 +36,7 @@ def configuration(url: str, indexes: Mapping[str, Union[str, Path]], **settings:
 
     ``settings`` are other sections of ``flusso.yaml`` (``engine={"batch_changes": 10}``).  Raises ``ConfigError``.
     """
-    name = re.sub(r"[^a-z0-9_]", "_", url.rpartition("/")[2].partition("?")[0].lower())[:63]
+    name = re.sub(r"[^a-z0-9_]", "_", urlsplit(url).path[1:].lower())[:63]
     return Config.from_mapping(
         {
             "source": {"type": "postgres", "connection_url": url, "slot": name, "publication": name},
