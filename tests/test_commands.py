@@ -192,6 +192,7 @@ def test_every_example_of_the_page_runs_as_it_stands(shop: Shop) -> None:
     for command in (
         "run",
         "check",
+        "build",
         "init",
         "schema",
         "preview",

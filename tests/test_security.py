@@ -264,6 +264,9 @@ def test_a_secret_shows_nowhere_whatever_fails(database: Database, tmp_path: Pat
             )
         runs.append((what, process, log))
         # In this process, which spares most of their time.
+        lock = ["build", "-c", str(path), "-o", str(tmp_path / f"{number}.lock")]
+        answer = CliRunner().invoke(flussod, lock)
+        assert answer.exit_code == 0 and CANARY not in answer.output, (what, answer.output)
         for words in COMMANDS:
             answer = CliRunner().invoke(flussod, [*words, "-c", str(path)], env={"DATABASE_URL": None, **variables})
             assert answer.exception is None or isinstance(answer.exception, SystemExit), (what, words)

@@ -12,6 +12,7 @@ from flusso_sync.errors import FlussoError
 
 #: Subcommand -> the module that defines a click command of that name.
 COMMANDS: Dict[str, str] = {
+    "build": "flusso_sync.cli.build",
     "check": "flusso_sync.cli.check",
     "explain": "flusso_sync.cli.explain",
     "get": "flusso_sync.cli.get",

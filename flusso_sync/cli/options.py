@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_CONFIG = "flusso.yaml"
+DEFAULT_LOCK = "flusso.lock"
 
 
 def true_false(value: str) -> bool:

@@ -17,6 +17,7 @@ from flusso_sync.cli.account import account
 from flusso_sync.cli.exit import exit_code, explain, root_error
 from flusso_sync.cli.host import Host, HostOptions
 from flusso_sync.cli.options import (
+    DEFAULT_LOCK,
     Switch,
     config_option,
     index_prefix_option,
@@ -54,6 +55,8 @@ class RunOptions:
     """What the command line and its variables say; None means "as the configuration says"."""
 
     config_path: str
+    #: Read instead of the configuration and its schema files.
+    lock_path: Optional[str] = None
     slot: Optional[str] = None
     publication: Optional[str] = None
     manage_publication: Optional[bool] = None
@@ -126,6 +129,25 @@ def _replaced(model: Any, path: List[str], value: Any) -> Any:
     epilog="Every flag has the variable named beside it; a flag wins over its variable, both over the file.",
 )
 @config_option
+@click.option(
+    "--locked",
+    is_flag=True,
+    default=None,
+    cls=Switch,
+    envvar="FLUSSO_LOCKED",
+    show_envvar=True,
+    help="Run by the lock that flussod build wrote; no configuration and no schema file is looked at.",
+)
+@click.option(
+    "--lock",
+    "lock_path",
+    envvar="FLUSSO_LOCK",
+    show_envvar=True,
+    metavar="FILE",
+    default=DEFAULT_LOCK,
+    show_default=True,
+    help="That lock; run by also where no configuration is named and there is no ./flusso.yaml.",
+)
 @slot_option("Replication slot of this deployment, created when missing [flusso].")
 @publication_option("Publication it streams, created when missing [flusso].")
 @manage_publication_option("May the daemon create and extend the publication.")
@@ -271,9 +293,12 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
     from flusso_sync.cli.signals import Signals
 
     place = _host_options(flags)
+    if not flags.pop("locked") and not _only_the_lock(ctx, flags["config_path"], flags["lock_path"]):
+        flags["lock_path"] = None
     if place.daemonize:
         # Before the folder changes.
-        flags["config_path"] = os.path.abspath(flags["config_path"])
+        for name in ("config_path", "lock_path"):
+            flags[name] = flags[name] and os.path.abspath(flags[name])
     options = RunOptions(**flags)
     host = Host(place)
     ended = host.enter()
@@ -300,6 +325,12 @@ def run(ctx: click.Context, /, **flags: Any) -> None:
         started.close()
         host.leave(code)
     ctx.exit(code)
+
+
+def _only_the_lock(ctx: click.Context, config_path: str, lock_path: str) -> bool:
+    """Whether nobody named a configuration, there is none where it is looked for, and there is a lock."""
+    named = ctx.get_parameter_source("config_path") is not click.core.ParameterSource.DEFAULT
+    return not named and not os.path.exists(config_path) and os.path.exists(lock_path)
 
 
 def _host_options(flags: Dict[str, Any]) -> HostOptions:
@@ -336,12 +367,20 @@ def _serve(options: RunOptions, shutdown: threading.Event, reload: threading.Eve
     from flusso_sync.config.load import load_config
 
     def read() -> Config:
-        found = options.applied_to(load_config(options.config_path))
+        if options.lock_path is None:
+            found = load_config(options.config_path)
+        else:
+            from flusso_sync.config.lock import load_lock
+
+            found = load_lock(options.lock_path)
+        found = options.applied_to(found)
         check_prefix(found.prefix)
         return found
 
     config = read()
-    logger.info("flusso-sync %s on Python %s, %s", __version__, sys.version.split()[0], options.config_path)
+    logger.info(
+        "flusso-sync %s on Python %s, %s", __version__, sys.version.split()[0], options.lock_path or options.config_path
+    )
     for warning in config.warnings:
         logger.warning("%s", warning)
     for override in overrides(config):

@@ -125,8 +125,31 @@ def load_config(path: Union[str, Path]) -> Config:
 
     Raises one ``ConfigError`` with all problems of all these files.
     """
+    return read_files(path).config
+
+
+@dataclass(frozen=True)
+class Files:
+    """What was read: the configuration, its file, and the schema file of each entry of ``index`` by position."""
+
+    config: Config
+    document: yaml12.Document
+    schemas: Mapping[int, yaml12.Document]
+
+
+def read_files(path: Union[str, Path]) -> Files:
+    """As ``load_config``, with the files as they were read."""
     document = yaml12.load_file(path)
-    return _Loader(document, Path(path).parent, str(path)).config()
+    loader = _Loader(document, Path(path).parent, str(path))
+    return Files(loader.config(), document, loader.schemas)
+
+
+def from_document(document: yaml12.Document, base: Path) -> Config:
+    """The Config of a file whose schemas stand in it, each a ``Document``; relative paths start at ``base``.
+
+    Raises ``ConfigError``.
+    """
+    return _Loader(document, base, None).config()
 
 
 class _Loader:
@@ -136,6 +159,8 @@ class _Loader:
         self._document = document
         self._base = base
         self._path = path
+        #: Schema files by the position of the entry that names them.
+        self.schemas: Dict[int, yaml12.Document] = {}
         self._problems: List[Problem] = []
         self._schema_problems: List[Problem] = []
         self._warnings: List[str] = []
@@ -195,25 +220,27 @@ class _Loader:
     def _plans(self, entries: Any) -> Dict[int, IndexPlan]:
         """The plan of each entry by position; a file that several entries name is read once."""
         plans: Dict[int, IndexPlan] = {}
-        read: Dict[Path, Optional[IndexPlan]] = {}
+        read: Dict[Path, Tuple[Optional[yaml12.Document], Optional[IndexPlan]]] = {}
         for position, entry in enumerate(entries if isinstance(entries, list) else ()):
             schema = entry.get("schema") if isinstance(entry, dict) else None
             name = str(entry.get("name")) if isinstance(entry, dict) else ""
             plan: Optional[IndexPlan] = None
             if isinstance(schema, IndexPlan):
                 plan = schema
-            elif isinstance(schema, dict) and self._path is None:
+            elif isinstance(schema, (dict, yaml12.Document)) and self._path is None:
                 plan = self._inline(schema, name, ("index", position, "schema"))
             elif isinstance(schema, str) and schema.strip():
                 file = self._base / schema
                 if file not in read:
                     read[file] = self._read(file, name, ("index", position, "schema"))
-                plan = read[file]
+                document, plan = read[file]
+                if document is not None:
+                    self.schemas[position] = document
             if plan is not None:
                 plans[position] = plan
         return plans
 
-    def _read(self, file: Path, name: str, path: KeyPath) -> Optional[IndexPlan]:
+    def _read(self, file: Path, name: str, path: KeyPath) -> Tuple[Optional[yaml12.Document], Optional[IndexPlan]]:
         try:
             document = yaml12.load_file(file)
         except ConfigError as error:
@@ -223,12 +250,12 @@ class _Loader:
                     self._refuse(path, f"the schema file {file} {problem.message}")
             else:
                 self._schema_problems.extend(error.problems)
-            return None
-        return self._parse(document, name)
+            return None, None
+        return document, self._parse(document, name)
 
-    def _inline(self, schema: Dict[str, Any], name: str, path: KeyPath) -> Optional[IndexPlan]:
+    def _inline(self, schema: Union[Dict[str, Any], yaml12.Document], name: str, path: KeyPath) -> Optional[IndexPlan]:
         before = len(self._schema_problems)
-        plan = self._parse(yaml12.Document(schema), name)
+        plan = self._parse(schema if isinstance(schema, yaml12.Document) else yaml12.Document(schema), name)
         self._schema_problems[before:] = [
             replace(problem, path=".".join(part for part in (render(path), problem.path) if part))
             for problem in self._schema_problems[before:]
@@ -388,7 +415,7 @@ _BOUNDS = {
 
 
 def _is_given(schema: Any) -> bool:
-    return isinstance(schema, (dict, IndexPlan))
+    return isinstance(schema, (dict, IndexPlan, yaml12.Document))
 
 
 def _plain(value: Any) -> Any:
