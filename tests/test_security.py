@@ -238,7 +238,9 @@ def _hold(folder: Path, given: Set[Path]) -> List[Path]:
 
 @pytest.mark.pg
 @pytest.mark.fault
-def test_a_secret_shows_nowhere_whatever_fails(database: Database, tmp_path: Path) -> None:
+def test_a_secret_shows_nowhere_whatever_fails(
+    database: Database, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """The role does not exist, the sink is away: each place of a password, through run and whatever else connects."""
     url = f"postgresql://canary:{CANARY}@{database.url.split('@', 1)[1]}"
     (tmp_path / "notes.schema.yml").write_text(SCHEMA)
@@ -262,6 +264,8 @@ def test_a_secret_shows_nowhere_whatever_fails(database: Database, tmp_path: Pat
             process = subprocess.Popen(
                 [*run, "--log-file", str(log)], env=env, stdout=output, stderr=subprocess.STDOUT, cwd=str(tmp_path)
             )
+        # One that does not end by itself fails the test, and ends with it.
+        request.addfinalizer(process.kill)
         runs.append((what, process, log))
         # In this process, which spares most of their time.
         lock = ["build", "-c", str(path), "-o", str(tmp_path / f"{number}.lock")]
