@@ -15,6 +15,7 @@ def main() -> None:
     sys.path[0] = checkout
     import concurrent.futures.thread  # noqa: F401
     import encodings.idna  # noqa: F401
+    import encodings.utf_8_sig  # noqa: F401
 
     import opentelemetry.exporter.prometheus  # noqa: F401
     import opentelemetry.sdk.trace  # noqa: F401
