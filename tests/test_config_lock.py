@@ -54,7 +54,7 @@ def write(folder: Path, **keys: Any) -> Path:
 
 
 @pytest.mark.parametrize("place", ["flusso.lock", "etc/flusso.lock", "elsewhere/deep/flusso.lock"])
-def test_a_lock_says_what_its_files_said(folder: Path, place: str) -> None:
+def test_a_lock_says_what_its_files_said(folder: Path, tmp_path_factory: pytest.TempPathFactory, place: str) -> None:
     # Given the shipped configuration, built into some folder
     shutil.copytree(CHECKOUT / "etc", folder / "etc", dirs_exist_ok=True)
     lock = folder / place
@@ -62,7 +62,7 @@ def test_a_lock_says_what_its_files_said(folder: Path, place: str) -> None:
     written = load_config(folder / "etc" / "flusso.yaml")
     assert build_lock(folder / "etc" / "flusso.yaml", lock).withheld == ()
     # When all of it is moved elsewhere and the YAML files are gone
-    moved = folder.with_name(f"{folder.name}-moved")
+    moved = tmp_path_factory.mktemp("moved") / "all"
     os.rename(folder, moved)
     for file in [*(moved / "etc").rglob("*.yaml"), *(moved / "etc").rglob("*.yml")]:
         file.unlink()
