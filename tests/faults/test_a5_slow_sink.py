@@ -37,7 +37,10 @@ def test_a_stalled_sink_and_a_full_queue_do_not_end_the_stream(
             pid = walsender(deployment)
             proxy.set("blackhole")
             for _ in range(10):
-                deployment.database.execute("UPDATE items SET quantity = quantity + 1")
+                # The other writer must not be in the middle of its rows, or one of both would be a deadlock's victim.
+                deployment.database.execute(
+                    "BEGIN; LOCK TABLE items IN EXCLUSIVE MODE; UPDATE items SET quantity = quantity + 1; COMMIT"
+                )
             # A stall is a length of time: some times what the server allows.
             until = time.monotonic() + STALL_SECONDS
             wait_for(lambda: time.monotonic() > until, STALL_SECONDS + 10)
