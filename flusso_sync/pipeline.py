@@ -708,9 +708,10 @@ class Pipeline:
             writer.wake()
         self._documents.cancel()
         deadline = time.monotonic() + JOIN_SECONDS
-        for worker in [*self._workers, *self._builders, *self._keepers]:
+        workers = [*self._workers, *self._builders, *self._keepers]
+        for worker in workers:
             worker.join(max(0.05, deadline - time.monotonic()))
-        for worker in [*self._workers, *self._builders, *self._keepers]:
+        for worker in workers:
             if worker.is_alive():
                 log.warning("thread %s is still busy and is left behind", worker.name)
         self._status.forget_threads()
