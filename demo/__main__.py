@@ -27,8 +27,15 @@ from demo.services import Flussod, Postgres
 from demo.settings import clean_environment, copy_etc
 from demo.stopwatch import Daemon
 from flusso_sync.errors import FlussoError
+from flusso_sync.testing.postgres import (
+    NoPostgres,
+    PostgresServer,
+    find_binaries,
+    make_folder,
+    start_postgres,
+    version_of,
+)
 from flusso_sync.web.server import AddressUnusable, Surface
-from tests.postgres_server import NoPostgres, PostgresServer, find_binaries, make_folder, start_postgres, version_of
 
 #: Where the page is unless somebody else is there.
 PORT = 9470

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
-from tests.postgres_server import NoPostgres, PostgresServer, die_with_parent, free_port
+from flusso_sync.testing.postgres import NoPostgres, PostgresServer, die_with_parent, free_port
 
 FLUSSOD = Path(__file__).resolve().parent.parent / "bin" / "flussod"
 
