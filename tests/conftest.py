@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 SERVERS = [
+    "flusso_sync.testing.plugin",
     "tests.fix_pg",
     "tests.fix_opensearch",
     "tests.fix_proxy",

@@ -24,6 +24,8 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import pytest
 
+from tests.fix_pg import unavailable
+
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 #: The runner takes the first free port above the one it is given, and none above this.
@@ -212,13 +214,6 @@ class Prefix(NamedTuple):
         names = self.indexes()
         for start in range(0, len(names), 20):
             self.call("DELETE", "/" + ",".join(names[start : start + 20]) + "?ignore_unavailable=true")
-
-
-def unavailable(cause: str) -> None:
-    """Skip loudly, or fail where a missing real server is a failure."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(cause, pytrace=False)
-    pytest.skip(cause)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Fixtures: a real Postgres for the session, and a fresh database for each test that asks for one.
+"""The fixtures of ``flusso_sync.testing.plugin``, by the names our tests know them under.
 
 A server that cannot be had skips the test and names the cause; with ``CI=true`` it fails it.
 """
@@ -6,7 +6,6 @@ A server that cannot be had skips the test and names the cause; with ``CI=true``
 from __future__ import annotations
 
 import os
-from typing import Iterator
 
 import pytest
 
@@ -23,24 +22,12 @@ def unavailable(cause: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
+def postgres(flusso_postgres: PostgresServer) -> PostgresServer:
     """One server for all tests of the session; a test that stops it starts it again."""
-    try:
-        context = start_postgres()
-        server = context.__enter__()
-    except NoPostgres as error:
-        unavailable(str(error))
-        return
-    try:
-        yield server
-    finally:
-        context.__exit__(None, None, None)
+    return flusso_postgres
 
 
 @pytest.fixture
-def database(postgres: PostgresServer) -> Iterator[Database]:
+def database(flusso_database: Database) -> Database:
     """An empty database; dropped afterwards with its sessions, slots and prepared transactions."""
-    postgres.start()
-    name = postgres.create_database()
-    yield Database(postgres, name)
-    postgres.drop_database(name)
+    return flusso_database

@@ -1,4 +1,4 @@
-"""Throwaway Postgres servers, by the name the tests, the bench and ``bin/demo`` know them under."""
+"""Throwaway Postgres servers, by the name the tests and the bench know them under."""
 
 from __future__ import annotations
 
