@@ -176,8 +176,9 @@ class Sampler:
                 row = connection.execute("SELECT max(quantity) FROM stock").fetchone()
                 quantity = int(row[0]) if row is not None else 0
                 while not self._stop.is_set():
+                    # Of a pair both or neither count, however often it begins anew meanwhile.
+                    found = self.found
                     for searching in (False, True):
-                        found = self.found
                         quantity += 1
                         took = self._sample(connection, reader, quantity, searching)
                         (found.searchable if searching else found.readable).append(1000 * took)
