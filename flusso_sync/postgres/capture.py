@@ -649,7 +649,7 @@ class PostgresCapture(Capture):
                     if message.reply:
                         feedback_at = 0.0
                     continue
-                decoded = decoder.decode(message.data)
+                decoded = decoder.decode(message)
                 if decoded is None:
                     continue
                 if isinstance(decoded, Change):

@@ -8,6 +8,7 @@ skipped by their length.  Truncated and unknown messages raise ``MalformedMessag
 from __future__ import annotations
 
 import struct
+from operator import itemgetter
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from flusso_sync.schema.plan import Table
@@ -51,10 +52,21 @@ class Wanted(NamedTuple):
     compare: Optional[Tuple[str, ...]]
 
 
+#: A value as the stream has it: its bytes, None for null, or ``ABSENT``.
+Cell = Union[bytes, None, Absent]
+
+
+def _picker(positions: Sequence[int]) -> Callable[[Sequence[Cell]], Tuple[Cell, ...]]:
+    """What takes the cells at ``positions`` out of those of a tuple, in their order."""
+    if len(positions) > 1:
+        return itemgetter(*positions)
+    return lambda cells: tuple(cells[position] for position in positions)
+
+
 class Shape:
     """The columns of a relation message that changes refer to: one object per message, shared by its changes."""
 
-    __slots__ = ("table", "leaf", "columns", "key", "full", "_want", "_order", "_compare")
+    __slots__ = ("table", "leaf", "columns", "key", "full", "pick", "reach", "_compare")
 
     def __init__(self, wanted: Wanted, leaf: Table, identity: str, columns: Sequence[Tuple[str, bool]]) -> None:
         self.table = wanted.table
@@ -67,15 +79,17 @@ class Shape:
         #: Which of ``columns`` an old key tuple tells.
         self.key: Tuple[bool, ...] = tuple(name in keyed for name in self.columns)
         positions = [names.index(name) for name in self.columns]
-        last = max(positions, default=-1)
-        self._want: Tuple[bool, ...] = tuple(i in positions for i in range(last + 1))
-        in_wire_order = sorted(positions)
-        # Values are read in the order of the wire; this puts them into the order of ``columns``.
-        order = tuple(in_wire_order.index(p) for p in positions)
-        self._order: Optional[Tuple[int, ...]] = None if order == tuple(range(len(order))) else order
-        self._compare: Optional[Tuple[int, ...]] = (
-            None if wanted.compare is None else tuple(i for i, name in enumerate(names) if name in wanted.compare)
-        )
+        #: How many cells of a tuple have to be looked at for the wanted ones, and what takes those out.
+        self.reach = max(positions, default=-1) + 1
+        self.pick = _picker(positions)
+        self._compare: Optional[Callable[[Sequence[Cell]], Tuple[Cell, ...]]] = None
+        if wanted.compare is not None:
+            self._compare = _picker([names.index(name) for name in names if name in wanted.compare])
+
+    def agree(self, before: Sequence[Cell], now: Sequence[Cell]) -> bool:
+        """Whether nothing that matters differs between the old row and the new one."""
+        compare = self._compare
+        return compare is not None and (before == now or compare(before) == compare(now))
 
     def __repr__(self) -> str:
         return f"<Shape {self.leaf} {self.columns}>"
@@ -136,16 +150,12 @@ class Decoder:
 
     def _decode(self, data: bytes) -> Message:
         kind = data[0]
-        if kind == 0x49:  # I: relation, 'N', tuple
-            shape = self._shapes[_uint32(data, 1)[0]]
-            if shape is None:
-                return None
-            return Change(shape, INSERT, None, _read(data, 6, shape))
         if kind == 0x55:  # U: relation, optionally 'K' or 'O' and a tuple, 'N', tuple
             shape = self._shapes[_uint32(data, 1)[0]]
-            if shape is None:
-                return None
-            return self._update(data, shape)
+            return None if shape is None else self._update(data, shape)
+        if kind == 0x49:  # I: relation, 'N', tuple
+            shape = self._shapes[_uint32(data, 1)[0]]
+            return None if shape is None else Change(shape, INSERT, None, _read(data, 6, shape))
         if kind == 0x44:  # D: relation, 'K' or 'O', tuple
             shape = self._shapes[_uint32(data, 1)[0]]
             if shape is None:
@@ -173,17 +183,20 @@ class Decoder:
         marker = data[5]
         if marker == 0x4E:  # 'N': the identity did not change and is not FULL
             return Change(shape, UPDATE, None, _read(data, 6, shape))
-        old = _read(data, 6, shape)
-        after = _skip(data, 6)
+        before, after = _cells(data, 6, _int16(data, 6)[0])
         if data[after] != 0x4E:
             raise MalformedMessage("pgoutput sent an update without a new tuple")
-        new = _read(data, after + 1, shape)
-        if marker == 0x4B:
-            return Change(shape, UPDATE, _only_key(old, shape), _fill(new, old, shape.key))
-        if shape._compare is not None and not _differ(data, 6, after + 1, shape._compare):
+        if marker == 0x4B:  # 'K': the old key, for it changed
+            old = _only_key(_texts(shape.pick(before)), shape)
+            return Change(shape, UPDATE, old, _fill(_read(data, after + 1, shape), old))
+        # 'O', the old row, which an unchanged TOAST value of the new one is taken from.
+        now, _ = _cells(data, after + 1, _int16(data, after + 1)[0], before)
+        if shape.agree(before, now):
             self.skipped += 1
             return None
-        return Change(shape, UPDATE, old, _fill(new, old, None))
+        cells, new_cells = shape.pick(before), shape.pick(now)
+        old = _texts(cells)
+        return Change(shape, UPDATE, old, old if new_cells == cells else _texts(new_cells))
 
     def _relation(self, data: bytes) -> None:
         oid = _uint32(data, 1)[0]
@@ -209,65 +222,39 @@ class Decoder:
         self._shapes[oid] = None if wanted is None else Shape(wanted, leaf, identity, columns)
 
 
-def _read(data: bytes, position: int, shape: Shape) -> Values:
-    """The wanted values of the tuple at ``position`` (its column count)."""
+def _cells(
+    data: bytes, position: int, count: int, unchanged: Optional[Sequence[Cell]] = None
+) -> Tuple[List[Cell], int]:
+    """The first ``count`` cells of the tuple at ``position`` (where it says how many it has), and where they end.
+
+    ``unchanged`` are the cells of the old row, if it is known.
+    """
     position += 2
-    values: List[Value] = []
-    for want in shape._want:
+    cells: List[Cell] = []
+    for _ in range(count):
         kind = data[position]
         if kind == 0x74:  # t: length, text
-            end = position + 5 + _int32(data, position + 1)[0]
-            if want:
-                if end > len(data):
-                    raise IndexError
-                values.append(str(data[position + 5 : end], "utf-8"))
-            position = end
+            start = position + 5
+            position = start + _int32(data, position + 1)[0]
+            cells.append(data[start:position])
         else:
-            if want:
-                values.append(None if kind == 0x6E else ABSENT)  # n: null, u: unchanged TOAST
+            if kind == 0x6E:  # n: null
+                cells.append(None)
+            else:  # u: unchanged TOAST
+                cells.append(ABSENT if unchanged is None else unchanged[len(cells)])
             position += 1
-    order = shape._order
-    return tuple(values) if order is None else tuple(values[i] for i in order)
+    if position > len(data):
+        raise IndexError
+    return cells, position
 
 
-def _skip(data: bytes, position: int) -> int:
-    """Where the tuple at ``position`` ends."""
-    count = _int16(data, position)[0]
-    position += 2
-    for _ in range(count):
-        if data[position] == 0x74:
-            position += 5 + _int32(data, position + 1)[0]
-        else:
-            position += 1
-    return position
+def _texts(cells: Sequence[Cell]) -> Values:
+    return tuple([str(cell, "utf-8") if isinstance(cell, bytes) else cell for cell in cells])
 
 
-def _slices(data: bytes, position: int) -> List[Optional[bytes]]:
-    """Every value of a tuple as it is; ``b"u"`` alone marks an unchanged TOAST value."""
-    count = _int16(data, position)[0]
-    position += 2
-    found: List[Optional[bytes]] = []
-    for _ in range(count):
-        kind = data[position]
-        if kind == 0x74:
-            end = position + 5 + _int32(data, position + 1)[0]
-            found.append(data[position:end])
-            position = end
-        else:
-            found.append(None if kind == 0x6E else b"u")
-            position += 1
-    return found
-
-
-def _differ(data: bytes, old: int, new: int, compare: Sequence[int]) -> bool:
-    before, after = _slices(data, old), _slices(data, new)
-    if len(before) != len(after):
-        return True
-    for i in compare:
-        value = after[i]
-        if value != before[i] and value != b"u":
-            return True
-    return False
+def _read(data: bytes, position: int, shape: Shape) -> Values:
+    """The wanted values of the tuple at ``position``."""
+    return _texts(shape.pick(_cells(data, position, shape.reach)[0]))
 
 
 def _only_key(values: Values, shape: Shape) -> Values:
@@ -277,8 +264,8 @@ def _only_key(values: Values, shape: Shape) -> Values:
     return tuple(value if told else ABSENT for value, told in zip(values, shape.key))
 
 
-def _fill(new: Values, old: Values, told: Optional[Sequence[bool]]) -> Values:
+def _fill(new: Values, old: Values) -> Values:
     """An unchanged TOAST value of the new tuple is the old tuple's, where that has it."""
     if ABSENT not in new:
         return new
-    return tuple(old[i] if value is ABSENT and (told is None or told[i]) else value for i, value in enumerate(new))
+    return tuple(old[i] if value is ABSENT else value for i, value in enumerate(new))

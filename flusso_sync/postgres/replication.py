@@ -36,16 +36,11 @@ TLS_WAIT_SECONDS = 0.05
 #: A command of the replication protocol is answered at once, except that a slot in use may be waited for a little.
 ANSWER_SECONDS = 30.0
 
-_wal_data = struct.Struct(">QQq").unpack_from
+#: Of a message with data: its kind, the start and the end of the WAL it tells of, and when it was sent.
+DATA_HEAD_BYTES = 1 + 8 + 8 + 8
+
 _keepalive = struct.Struct(">QqB").unpack_from
 _feedback = struct.Struct(">cQQQqB").pack
-
-
-class WalData(NamedTuple):
-    """One decoded message of the output plugin; ``end`` is the server's WAL position."""
-
-    data: bytes
-    end: int
 
 
 class Keepalive(NamedTuple):
@@ -184,8 +179,9 @@ class ReplicationStream:
             return SourceUnavailable(f"the stream cannot start: {text}")
         return SourceError(f"the stream cannot start: {text}", slot=self._slot)
 
-    def receive(self) -> Union[WalData, Keepalive, None]:
-        """The next message that is already here; None when the socket has to be waited for.
+    def receive(self) -> Union[bytes, Keepalive, None]:
+        """What the output plugin sent in the next message that is already here, or the server's sign of life; None when
+        the socket has to be waited for.
 
         Raises ``SourceUnavailable`` when the server ended the stream.
         """
@@ -201,7 +197,7 @@ class ReplicationStream:
             self.last_message_at = time.monotonic()
             kind = data[0]
             if kind == 0x77:  # w: start, end, time, payload
-                return WalData(bytes(data[25:]), _wal_data(data, 1)[1])
+                return bytes(data[DATA_HEAD_BYTES:])
             if kind == 0x6B:  # k: end, time, reply wanted
                 end, _, reply = _keepalive(data, 1)
                 return Keepalive(end, bool(reply))

@@ -11,7 +11,7 @@ import pytest
 from flusso_sync.errors import SourceError, SourceUnavailable
 from flusso_sync.postgres.connection import SourceAccess
 from flusso_sync.postgres.pgoutput import Decoder, MalformedMessage, Wanted
-from flusso_sync.postgres.replication import ReplicationStream, WalData
+from flusso_sync.postgres.replication import ReplicationStream
 from flusso_sync.schema.plan import Table
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
@@ -67,8 +67,8 @@ def test_every_real_message_cut_anywhere_is_refused(slot: Database) -> None:
     def received() -> bool:
         stream.wait(0.1)
         message = stream.receive()
-        if isinstance(message, WalData):
-            messages.append(message.data)
+        if isinstance(message, bytes):
+            messages.append(message)
         return len(messages) == 6
 
     wait_for(received, 20, "begin, relation, three changes, commit")
