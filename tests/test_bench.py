@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 from typing import Any, Dict, List
+from xml.etree import ElementTree
 
 import pytest
 
-from tests.bench import builds, burst, capture, fanout, idle, latency, memory, shapes, share, shop, sinks, sustained
+from tests.bench import (
+    builds,
+    burst,
+    capture,
+    chart,
+    fanout,
+    history,
+    idle,
+    latency,
+    memory,
+    shapes,
+    share,
+    shop,
+    sinks,
+    sustained,
+)
 from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
 from tests.postgres_server import Database
@@ -209,3 +226,34 @@ def test_a_small_run_of_a_change_of_very_many_documents_gives_every_figure(
     for run in ("job", "guard_off"):
         assert found[run]["within"] == (found[run]["readable_p95_ms"] <= found["bound_ms"])
     assert fanout.report(found)
+
+
+def test_a_run_is_kept_and_its_newest_full_one_drawn(tmp_path: Path) -> None:
+    built = {"documents": 220_000, "of_lower_ceiling": 0.7}
+    latencies = {"readable_p50_ms": 4.0, "searchable_p50_ms": 10.0}
+    run = {
+        "date": "2026-01-02",
+        "version": "1.2.3",
+        "machine": {
+            "processors": 2,
+            "memory_bytes": 3 * 2**30,
+            "postgres": "15.1",
+            "opensearch": "2.19.1",
+            "python": "3.13.0",
+        },
+        "runs": {
+            "all": built,
+            "burst": {"rows": 20_000, "of_by_hand": 0.8},
+            "latency": {"idle": {**latencies, "readable_p50_ms": 5.0}, "by_hand": latencies},
+        },
+    }
+    file = tmp_path / "history.jsonl"
+    assert history.read(file) == []
+    history.append({"runs": {}}, file)
+    history.append(run, file)
+    assert history.read(file)[-1] == run
+    picture = ElementTree.fromstring(chart.draw(run))
+    said = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    # The others' shares stand beside ours; a burst faster than by hand is more than 1.
+    assert {"0.70  flusso-sync", "1.25  flusso-sync", "0.80  flusso-sync", "0.10  pgsync 7.3.0"} <= set(said)
+    assert any("2 processors, 3 GiB, Postgres 15.1" in str(text) for text in said)

@@ -1,4 +1,4 @@
-"""The command ``bin/bench``: first builds of the shop, and whatever else is asked for by name."""
+"""The command ``bin/bench``: first builds of the shop, and everything else that is measured, or what is asked for."""
 
 from __future__ import annotations
 
@@ -8,13 +8,26 @@ import sys
 import threading
 from typing import Any, Dict, Iterator, List
 
-from tests.bench import builds, burst, capture, fanout, idle, latency, memory, shapes, share, shop, sinks, sustained
+from tests.bench import (
+    builds,
+    burst,
+    capture,
+    fanout,
+    history,
+    idle,
+    latency,
+    memory,
+    shapes,
+    share,
+    shop,
+    sinks,
+    sustained,
+)
 from tests.bench.rig import Rig, Say, rig
 from tests.fix_opensearch import NoOpenSearch
 from tests.postgres_server import NoPostgres
 
 RUNS = [*shop.INDEXES, "all"]
-#: Asked for by name alone.
 OTHERS: Dict[str, Any] = {
     "burst": burst,
     "capture": capture,
@@ -36,7 +49,8 @@ def measure(rig: Rig, runs: List[str], users: int, rounds: int, say: Say) -> Dic
         rows = shop.fill(connection, users)
     say("shop: " + ", ".join(f"{n:,} {table}" for table, n in rows._asdict().items()))
     schemas = {index: shop.SCHEMAS / f"{index}.schema.yml" for index in shop.INDEXES}
-    builds.warmed(rig, url, schemas)
+    # Thrown away: a Java that has just begun takes twice as long for the same.
+    builds.measured(rig, "warm", url, schemas, rows.documents)
     say(builds.HEADER)
     found: Dict[str, List[Dict[str, Any]]] = {run: [] for run in runs}
     for run in [*runs] * rounds:
@@ -53,9 +67,10 @@ def main() -> int:
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--only", default=",".join(RUNS))
+    parser.add_argument("--only", default=",".join([*RUNS, *OTHERS]))
     parser.add_argument("--node")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--save", action="store_true")
     arguments = parser.parse_args()
     wanted = arguments.only.split(",")
     unknown = sorted(set(wanted) - {*RUNS, *OTHERS})
@@ -77,11 +92,14 @@ def main() -> int:
             for run, module in OTHERS.items():
                 if run in wanted:
                     figures[run] = module.measure(servers, arguments.rows or module.ROWS, say)
+            kept = history.entry(servers, arguments.users, arguments.rounds, figures)
     except (NoPostgres, NoOpenSearch, RuntimeError, AssertionError) as error:
         say(f"bin/bench: {error}")
         return 1
+    if arguments.save:
+        history.append(kept)
     if arguments.json:
-        print(json.dumps({"users": arguments.users, "runs": figures}, indent=2))
+        print(json.dumps(kept, indent=2))
     else:
         print("\n".join(_report(figures)))
     return 0

@@ -6,13 +6,12 @@ ceilings are measured with the documents that the source itself renders.  Nothin
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from tests.bench.ceilings import bulk_seconds, copy_seconds, difference, spool, warm_up
+from tests.bench.ceilings import bulk_seconds, copy_seconds, difference, spool
 from tests.bench.documents import Source, settings
 from tests.bench.rig import Rig, configuration, drop_slot, peak_memory, prefix, seeded
 from tests.fix_daemon import DaemonProcess
@@ -20,8 +19,6 @@ from tests.fix_daemon import DaemonProcess
 PATIENCE_SECONDS = 1800.0
 #: Every so many documents one is compared word for word.
 SAMPLE_EVERY = 997
-WARM_UP_DOCUMENTS = 30_000
-
 #: How often a build is looked at; it counts as so much longer at the most.
 BUILT_LOOK_SECONDS = 0.1
 
@@ -102,16 +99,6 @@ def measured(rig: Rig, run: str, url: str, schemas: Mapping[str, Path], rows: Ma
         ceilings = [ceiling(rig, source, run, i, rows[i]) for i in schemas]
     rig.node.call("DELETE", f"/{prefix(run)}*")
     return _figures(built, ceilings)
-
-
-def warmed(rig: Rig, url: str, schemas: Mapping[str, Path]) -> None:
-    """Have OpenSearch take documents of each of ``schemas``, so that nobody who is measured meets it cold."""
-    daemon = rig.make(configuration(url, rig.node_url, "warm", dict(schemas)), name="warm", start=False)
-    with Source(daemon.folder / "flusso.yaml", url) as source:
-        for index in schemas:
-            documents = itertools.islice(source.documents(index), WARM_UP_DOCUMENTS)
-            warm_up(rig.node, spool(documents, rig.folder / "warm"))
-            shutil.rmtree(rig.folder / "warm")
 
 
 def median(rounds: Sequence[Dict[str, Any]]) -> Dict[str, Any]:

@@ -137,14 +137,6 @@ def bulk_seconds(node: Node, like: str, files: List[Path]) -> Tuple[int, float]:
         node.call("DELETE", f"/{target}")
 
 
-def warm_up(node: Node, files: List[Path]) -> None:
-    """Have a young JVM compile what bulk requests use, so that whoever is measured first is not measured cold."""
-    for _ in range(2):
-        node.call("PUT", "/bench_warm_up", {"settings": {"number_of_replicas": 0}})
-        load(node, "bench_warm_up", files)
-        node.call("DELETE", "/bench_warm_up")
-
-
 def difference(node: Node, index: str, documents: Mapping[str, bytes], rows: int) -> Optional[str]:
     """What is wrong with ``index``, which should have ``rows`` documents, among them exactly these; None if nothing."""
     count = node.count(index)
