@@ -393,7 +393,7 @@ class RunningDaemon:
 class _Either(threading.Event):
     """Set when the caller's event or ours is; waits in short steps, so that it needs no thread of its own."""
 
-    STEP_SECONDS = 0.1
+    STEP_SECONDS = 0.5
 
     def __init__(self, shutdown: threading.Event, stop: threading.Event) -> None:
         super().__init__()

@@ -36,8 +36,10 @@ from flusso_sync.worker import Worker
 
 log = logging.getLogger(__name__)
 
-#: How often the main thread looks after its threads.
+#: How often the main thread looks after its threads, and how often once there was nothing to do for a while.
 LOOK_SECONDS = 0.1
+QUIET_LOOK_SECONDS = 0.5
+QUIET_AFTER_SECONDS = 5.0
 
 #: At stop: how long what is already built may take to become durable, and how long threads may take to end.
 DRAIN_SECONDS = 2.5
@@ -51,7 +53,7 @@ RECORD_SECONDS = 0.25
 IDLE_RECORD_SECONDS = 1.0
 
 #: How often sinks are asked how many documents they hold.
-COUNT_SECONDS = 10.0
+COUNT_SECONDS = 15.0
 
 #: Silences of a thread that make the daemon unready.
 CAPTURE_SILENCE_SECONDS = 20.0
@@ -468,9 +470,12 @@ class Pipeline:
         """The main thread: start builders when there is work, notice failures, wait for the end."""
         seeding = self._made.seeding
         live = False
-        while not shutdown.wait(LOOK_SECONDS):
+        quiet_from = 0.0
+        while not shutdown.wait(QUIET_LOOK_SECONDS if live and time.monotonic() > quiet_from else LOOK_SECONDS):
             if self._failed.is_set():
                 return
+            if seeding.active or self._builders or self._capture_ended.is_set():
+                quiet_from = time.monotonic() + QUIET_AFTER_SECONDS
             self._builders = [worker for worker in self._builders if worker.is_alive()]
             if seeding.active and not self._builders and self._room_made.is_set():
                 for number in range(self._options.backfill_workers):
@@ -483,6 +488,7 @@ class Pipeline:
                 for plan in self._plans
             ):
                 live = True
+                quiet_from = time.monotonic() + QUIET_AFTER_SECONDS
                 self._made.builds.first.clear()
                 self._status.clear_trouble("pipeline")
                 self._observer.on_live_started()

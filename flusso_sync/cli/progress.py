@@ -27,7 +27,7 @@ DRAW_SECONDS = 0.25
 LOG_SECONDS = 10.0
 
 #: How often the builds are looked at for the log.
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
 
 #: Most lines; what is more is counted in the last one.
 MOST_LINES = 10
