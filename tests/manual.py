@@ -261,9 +261,17 @@ def _cli() -> Iterator[str]:
             yield "| option | variable | meaning |"
             yield "|---|---|---|"
         for option in options:
-            names = ", ".join(f"`{one}`" for one in (*option.opts, *option.secondary_opts))
+            takes = "" if option.is_flag else _cell(option.metavar or "|".join(getattr(option.type, "choices", "N")))
+            *short, last = (*option.opts, *option.secondary_opts)
+            names = ", ".join([*(f"`{one}`" for one in short), f"`{last} {takes}`" if takes else f"`{last}`"])
             variable = f"`{option.envvar}`" if isinstance(option.envvar, str) else ""
-            yield f"| {names} | {variable} | {_cell(option.help or '')} |"
+            default = f" Default: `{_plain(option.default)}`." if option.show_default and not option.is_flag else ""
+            yield f"| {names} | {variable} | {_cell(option.help or '')}{default} |"
+
+
+def _plain(default: Any) -> str:
+    """A default as one would type it."""
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _metavar(argument: click.Argument, context: click.Context) -> str:

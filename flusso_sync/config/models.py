@@ -332,10 +332,11 @@ class Server(Section):
 
     public_address: SocketAddress = Field(
         default=Address("127.0.0.1", 9464),
-        description="Health, status and metrics, without auth; port 0 takes a free one",
+        description="Health, status and metrics, without auth [127.0.0.1:9464]; port 0 takes a free one",
     )
     private_address: SocketAddress = Field(
-        default=Address("127.0.0.1", 9465), description="Operations, behind the admin password; port 0 takes a free one"
+        default=Address("127.0.0.1", 9465),
+        description="Operations, behind the admin password [127.0.0.1:9465]; port 0 takes a free one",
     )
     admin_user: Text = Field(default="admin", description="User of the private surface")
     admin_password: Optional[Secret] = Field(
