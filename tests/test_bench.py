@@ -25,6 +25,7 @@ from tests.bench import (
     shop,
     sinks,
     sustained,
+    twins,
 )
 from tests.bench.rig import quantile, rig
 from tests.fix_daemon import CHECKOUT, clean_environment
@@ -176,6 +177,23 @@ def test_small_runs_beside_live_changes_give_every_figure(opensearch: str, monke
     assert (built["small"]["rows"], built["large"]["rows"]) == (300, 3000)
     assert built["small"]["memory_bytes"] > 20_000_000
     assert latency.report(live) and memory.report(built)
+
+
+@pytest.mark.pg
+@pytest.mark.opensearch
+@pytest.mark.slow
+def test_what_full_identities_save_is_counted(opensearch: str) -> None:
+    said: List[str] = []
+    with rig(opensearch) as servers:
+        figures = twins.measure(servers, 200, said.append)
+    assert {name: figures[name]["unshown_ignored"] for name in twins.TWINS} == {
+        "default": 0,
+        "full": 80,
+        "weak": 0,
+        "unprepared": 0,
+    }
+    assert figures["full"]["wal_bytes_per_row"] >= figures["weak"]["wal_bytes_per_row"]
+    assert twins.report(figures)
 
 
 def test_a_burst_is_judged_by_the_medians_of_its_rounds() -> None:

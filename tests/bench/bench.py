@@ -22,6 +22,7 @@ from tests.bench import (
     shop,
     sinks,
     sustained,
+    twins,
 )
 from tests.bench.rig import Rig, Say, rig
 from tests.fix_opensearch import NoOpenSearch
@@ -39,6 +40,7 @@ OTHERS: Dict[str, Any] = {
     "share": share,
     "sinks": sinks,
     "sustained": sustained,
+    "twins": twins,
 }
 
 

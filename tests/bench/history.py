@@ -1,4 +1,4 @@
-"""What ``bin/bench --save`` keeps, in ``history.jsonl`` beside this file: a line of JSON for each run, the newest last."""
+"""What ``bin/bench --save`` keeps in ``history.jsonl`` beside this file: a line of JSON for each run, newest last."""
 
 from __future__ import annotations
 
