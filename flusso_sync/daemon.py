@@ -372,6 +372,14 @@ class RunningDaemon:
         """
         return self._ask(name, lambda operations: operations.repair(name, ids))
 
+    def verify(self, name: str) -> str:
+        """Compare an index with its rows while both change; returns at once, and the outcome stands in the
+        status under ``verify`` (``flusso_sync.comparing.Comparisons``).
+
+        As :meth:`reindex`; raises ``SinkRefused`` where no sink can be read back.
+        """
+        return self._ask(name, lambda operations: operations.verify(name))
+
     @property
     def sinks(self) -> Mapping[str, Sink]:
         """The sinks of the pipeline that runs now, for reading; empty while there is none."""

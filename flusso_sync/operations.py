@@ -10,6 +10,7 @@ from typing import Any, Callable, Collection, Mapping, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.builds import Builds
+from flusso_sync.comparing import Comparisons, Spawn
 from flusso_sync.drift import Drift
 from flusso_sync.engine.engine import Engine, Mend
 from flusso_sync.engine.source import Documents
@@ -24,9 +25,6 @@ RETRY_SECONDS = 20.0
 
 #: Between two looks at whether it is time to stop waiting.
 LOOK_SECONDS = 0.2
-
-#: Runs something on a thread of its own, whose failure is the pipeline's.
-Spawn = Callable[[str, Callable[[], None]], object]
 
 
 class Operations:
@@ -46,6 +44,7 @@ class Operations:
         status: Status,
         stop: threading.Event,
         spawn: Spawn,
+        comparisons: Comparisons,
     ) -> None:
         self._known = known
         self._builds = builds
@@ -56,6 +55,7 @@ class Operations:
         self._status = status
         self._stop = stop
         self._spawn = spawn
+        self._comparisons = comparisons
         self._lock = threading.Lock()
         #: Requests that are being carried out, by id.
         self._answering: Set[str] = set()
@@ -160,6 +160,11 @@ class Operations:
         """See :meth:`Builds.rollback`."""
         self._drift.refuse(index)
         return self._builds.rollback(index)
+
+    def verify(self, index: str) -> str:
+        """See :meth:`Comparisons.ask`."""
+        self._drift.refuse(index)
+        return self._comparisons.ask(index)
 
     # -- single documents -------------------------------------------------------------------------------
 

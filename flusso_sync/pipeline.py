@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Seq
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.builds import Builds
+from flusso_sync.comparing import Comparisons
 from flusso_sync.drift import Drift
 from flusso_sync.engine.engine import Engine
 from flusso_sync.engine.frontier import furthest_behind
@@ -383,6 +384,7 @@ class Pipeline:
             self._status,
             self._halt,
             self._spawn,
+            Comparisons(self._documents, self.sinks, self._status, self._halt, self._spawn),
         )
         return _Works(engine, spreader, seeding, pace, builds, operations)
 

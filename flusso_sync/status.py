@@ -289,6 +289,7 @@ class StatusSnapshot:
             "visibility": {"waits": self.visibility_waits, "seconds": round(self.visibility_wait_seconds, 3)},
             "addresses": groups.pop("addresses", {}),
             "configuration": groups.pop("configuration", {}),
+            "verify": groups.pop("verify", {}),
             "changes_ignored": self.changes_ignored,
             "documents_deduplicated": self.documents_deduplicated,
             "observer_events_dropped": self.observer_events_dropped,

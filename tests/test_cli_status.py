@@ -85,6 +85,21 @@ def test_trouble_stands_at_the_top_with_what_to_do() -> None:
     assert text.index("! sink search") < text.index("capture ") < text.index("drifted")
 
 
+def test_proofs_and_what_waits_for_a_restart_are_told() -> None:
+    status = calm()
+    status.set_fact("configuration.waits_for_restart", ["source.slot", "prefix"])
+    said: Dict[str, Any] = {"state": "running", "ended": None, "seen": 400, "total": 1000, "found": 0}
+    status.set_fact("verify.users", said)
+    lines = drawn(status)
+    assert lines[1].endswith("a restart takes over source.slot, prefix")
+    assert "index users is compared with its rows: 40 %, 0 differences so far" in lines
+    ended = {**said, "state": "right", "ended": "2026-01-02T03:04:05Z", "compared": 500, "differences": [], "notes": []}
+    status.set_fact("verify.users", ended)
+    assert "index users was compared at 2026-01-02T03:04:05Z: 0 differences in 500 documents" in drawn(status)
+    status.set_fact("verify.users", {**said, "state": "failed", "why": "sink search is away"})
+    assert "index users could not be compared with its rows: sink search is away" in drawn(status)
+
+
 def test_builds_have_a_bar_and_a_sentence() -> None:
     text = "\n".join(drawn(building()))
     assert "██████████████░░░░░░░░░░ index orders: 92,500 of 150,000 rows (61 %)" in text

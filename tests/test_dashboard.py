@@ -50,6 +50,10 @@ class Operator:
         self.asked.append(("retry", name))
         return f"3 of 3 parked documents of index {name} are right now"
 
+    def verify(self, name: str) -> str:
+        self.asked.append(("verify", name))
+        return f"index {name} is compared with its rows"
+
 
 class Screen:
     """Opens pages, and remembers what they asked for and complained of."""
@@ -368,6 +372,30 @@ def test_answers_and_refusals_are_told_as_the_daemon_says_them(screen: Screen) -
     page.get_by_text("sink search keeps no former generation of index users").wait_for()
     assert page.locator("#toast").get_attribute("data-bad") is not None
     assert page.get_by_role("button", name="Roll back: orders").count() == 0, "nothing is kept of it"
+
+
+def test_a_proof_is_asked_for_and_what_it_found_stands_in_the_row(screen: Screen) -> None:
+    status, operator = calm(), Operator()
+    page = screen.open(screen.serve(status, operator))
+    page.get_by_role("button", name="Verify: users").click()
+    assert (
+        "Every row is read and compared" in page.get_by_role("dialog", name="Compare users with its rows?").inner_text()
+    )
+    page.get_by_role("dialog").get_by_role("button", name="Verify").click()
+    page.get_by_text("index users is compared with its rows").wait_for()
+    assert operator.asked == [("verify", "users")]
+    said: Dict[str, Any] = {"state": "running", "ended": None, "seen": 400, "total": 1000, "found": 0}
+    status.set_fact("verify.users", said)
+    page.get_by_text("Is compared with its rows: 40 %, 0 differences so far").wait_for()
+    ended = {**said, "state": "wrong", "ended": "2026-01-02T03:04:05Z", "found": 1, "compared": 500, "notes": []}
+    status.set_fact(
+        "verify.users", {**ended, "differences": [{"id": "7", "kind": "different", "path": "items[0].price"}]}
+    )
+    page.get_by_text("1 difference in 500 documents · 7 different at items[0].price").wait_for()
+    assert page.evaluate(FAINT) == []
+    status.set_fact("configuration.waits_for_restart", ["source.slot"])
+    page.get_by_text("a restart takes over source.slot").wait_for()
+    assert screen.complaints == []
 
 
 def test_a_restart_of_the_daemon_is_survived_without_a_reload(screen: Screen) -> None:

@@ -55,6 +55,9 @@ class Operator:
     def retry(self, name: str, ids: Sequence[str] = ()) -> str:
         return self._do("retry", name, *ids)
 
+    def verify(self, name: str) -> str:
+        return self._do("verify", name)
+
 
 class Clock:
     now = 1000.0
@@ -109,6 +112,7 @@ def client(operator: Operator, status: Status) -> FlaskClient:
         "POST /reindex?index=users",
         "POST /rollback?index=users",
         "POST /quarantine/retry?index=users",
+        "POST /verify?index=users",
         "GET /nothing",
         "GET /",
         "GET /dashboard.js",
@@ -171,6 +175,8 @@ def test_reindex_answers_as_flusso_does(client: FlaskClient, query: str, expecte
         ("/rollback?index=orders", (404, "unknown index orders\n")),
         ("/rollback?index=closed", (503, "rollback queue is full or closed\n")),
         ("/quarantine/retry?index=users&id=7&id=%C3%B6%2F2", (200, "retry of users is done\n")),
+        ("/verify?index=users", (202, "verify of users is done\n")),
+        ("/verify?index=orders", (404, "unknown index orders\n")),
         ("/quarantine/retry?index=a-b", (400, 'invalid index name "a-b"\n')),
         ("/quarantine/retry?index=orders", (404, "unknown index orders\n")),
     ],

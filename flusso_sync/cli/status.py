@@ -195,7 +195,9 @@ class _Pen:
         held_up = ", held up" if not ready and status["phase"] in ("live", "backfilling") else ""
         slot = status["slot"].get("name")
         yield (f"{status['phase']}{held_up}", mood)
-        yield "  ".join([*([f"slot {slot}"] if slot else []), f"up {duration(status['uptime_seconds'])}"])
+        changed = status["configuration"].get("waits_for_restart")
+        parts = [*([f"slot {slot}"] if slot else []), f"up {duration(status['uptime_seconds'])}"]
+        yield "  ".join([*parts, *([f"a restart takes over {', '.join(changed)}"] if changed else [])])
         if not ready:
             yield (f"not ready: {status['ready_reason']}", "bad")
 
@@ -272,6 +274,9 @@ class _Pen:
             for reason in (index.get("reason"), index.get("todo"), *index.get("blind", ())):
                 if reason:
                     yield f"index {name}: {reason}"
+            proof = status["verify"].get(name)
+            if proof:
+                yield (f"index {name} {_proof(proof)}", {"right": "good", "wrong": "bad"}.get(proof["state"], ""))
 
     def _bar(self, build: Mapping[str, Any]) -> str:
         if not build["total"]:
@@ -320,6 +325,16 @@ def curve(points: Sequence[Tuple[float, float]], columns: int, now: float) -> st
             worst[column] = max(value, worst[column] or 0.0)
     most = max((value for value in worst if value is not None), default=0.0) or 1.0
     return "".join(" " if value is None else "▁▂▃▄▅▆▇█"[min(7, int(value / most * 7.999))] for value in worst)
+
+
+def _proof(proof: Mapping[str, Any]) -> str:
+    """What a comparison of an index with its rows found, or how far it is."""
+    if proof["state"] in ("waiting", "running"):
+        part = f" {min(99, 100 * proof['seen'] // proof['total'])} %," if proof["total"] else ""
+        return f"is compared with its rows:{part} {proof['found']:,} differences so far"
+    if proof["state"] == "failed":
+        return f"could not be compared with its rows: {proof['why']}"
+    return f"was compared at {proof['ended']}: {proof['found']:,} differences in {proof['compared']:,} documents"
 
 
 def _count(value: Optional[int]) -> str:

@@ -61,7 +61,7 @@ Credentials = Callable[[], Tuple[str, str]]
 class Operations(Protocol):
     """What the surface asks for: ``RunningDaemon``, as seen from here.
 
-    The first three return a sentence; they raise ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while
+    The first four return a sentence; they raise ``KeyError`` for an unknown or disabled index, ``RuntimeError`` while
     nothing runs, and ``SinkRefused`` where something cannot be.
     """
 
@@ -70,6 +70,8 @@ class Operations(Protocol):
     def rollback(self, name: str) -> str: ...
 
     def retry(self, name: str, ids: Sequence[str] = ()) -> str: ...
+
+    def verify(self, name: str) -> str: ...
 
     @property
     def sinks(self) -> Mapping[str, Sink]: ...
@@ -237,6 +239,10 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
         name, sentence = act("retry", lambda index: operations.retry(index, ids), RETRY_SECONDS)
         return _sentence(f"retry of {name} queued", 202) if sentence is None else _sentence(sentence)
 
+    def verify() -> Response:
+        name, sentence = act("verify", operations.verify, ACT_SECONDS)
+        return _sentence(f"comparison of {name} queued" if sentence is None else sentence, 202)
+
     def generations() -> Response:
         only = wanted()
         if only is not None:
@@ -259,6 +265,7 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
         ("GET", "/generations", generations),
         ("GET", "/quarantine", quarantine),
         ("POST", "/quarantine/retry", retry),
+        ("POST", "/verify", verify),
     ):
         app.add_url_rule(path, view_func=view, methods=[method], provide_automatic_options=False)
 

@@ -155,6 +155,8 @@ function drawState(status) {
   if (status.slot.name) parts.push(`slot ${status.slot.name}`);
   parts.push(`up ${seconds(status.uptime_seconds)}`);
   if (PRIVATE) parts.push("private surface");
+  const changed = status.configuration.waits_for_restart ?? [];
+  if (changed.length) parts.push(`a restart takes over ${changed.join(", ")}`);
   write(byId("where"), parts.join(" · "));
 }
 
@@ -295,7 +297,8 @@ function makeRow(name) {
     { role: "cell", class: "state-cell" },
     make("span", { class: "chip" }),
     make("div", { class: "build", hidden: true }, make("progress", { max: 1 }), make("span")),
-    make("p", { class: "why", hidden: true })
+    make("p", { class: "why", hidden: true }),
+    make("p", { class: "proof", hidden: true })
   );
   state.querySelector("progress").setAttribute("aria-label", `Build of ${name}`);
   const row = make(
@@ -322,9 +325,22 @@ function makeRow(name) {
   return row;
 }
 
-function updateRow(row, index) {
+function describeProof(proof) {
+  const { state, seen, total, found, compared } = proof;
+  if (state === "waiting") return "Is compared with its rows soon";
+  if (state === "running") {
+    const part = total ? ` ${Math.min(99, Math.floor((100 * seen) / total))} %,` : "";
+    return `Is compared with its rows:${part} ${plural(found, "difference")} so far`;
+  }
+  if (state === "failed") return `Could not be compared with its rows: ${proof.why}`;
+  const named = proof.differences.slice(0, 3).map((one) => `${one.id} ${one.kind}${one.path ? ` at ${one.path}` : ""}`);
+  const at = clock(new Date(proof.ended));
+  return [`Compared at ${at}: ${plural(found, "difference")} in ${plural(compared, "document")}`, ...named, ...proof.notes].join(" · ");
+}
+
+function updateRow(row, { proof, ...index }) {
   const [, state, documents, written, lag, generation, quarantine] = row.children;
-  const [chip, build, why] = state.children;
+  const [chip, build, why, proven] = state.children;
   write(chip, index.state);
   chip.dataset.mood = MOODS[index.state] ?? "";
   build.hidden = index.build === null;
@@ -338,6 +354,11 @@ function updateRow(row, index) {
   const reasons = [index.reason, index.todo, ...(index.blind ?? [])].filter(Boolean);
   write(why, reasons.join(" · "));
   why.hidden = reasons.length === 0;
+  proven.hidden = proof === undefined;
+  if (proof !== undefined) {
+    write(proven, describeProof(proof));
+    proven.dataset.proof = proof.state;
+  }
   write(documents, count(index.documents));
   write(written, `${rate(index.documents_per_second)}/s`);
   write(lag, seconds(index.lag_seconds));
@@ -352,7 +373,9 @@ function updateRow(row, index) {
 }
 
 function drawIndexes(status) {
-  keyed(byId("rows"), Object.entries(status.index_details), makeRow, updateRow);
+  const proofs = status.verify;
+  const entries = Object.entries(status.index_details).map(([name, index]) => [name, { ...index, proof: proofs[name] }]);
+  keyed(byId("rows"), entries, makeRow, updateRow);
 }
 
 // -- what may be asked for, on the private surface -----------------------------------------------------
@@ -373,6 +396,14 @@ const ACTIONS = {
     title: (name) => `Retry the quarantine of ${name}?`,
     text: (name, index) =>
       `${plural(index?.quarantined ?? 0, "parked document")} of it will be read again, and written if the sink takes them now.`,
+  },
+  verify: {
+    label: "Verify",
+    path: "verify",
+    fits: (index) => ["seeded", "blind"].includes(index.state),
+    title: (name) => `Compare ${name} with its rows?`,
+    text: () =>
+      "Every row is read and compared with its document, two thousand a second, while changes flow. Nothing is written; what differs is shown here.",
   },
   rollback: {
     label: "Roll back",
