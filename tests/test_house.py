@@ -46,11 +46,12 @@ ALLOWED: Dict[str, FrozenSet[str]] = {
     # DaemonOptions; the daemon itself imports the default backends only when it is given none.
     "backends": PURE | MACHINERY | PROTOCOLS | {"postgres", "sinks", "daemon"},
     "daemon": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "pipeline", "operations"},
-    # The daemon's threads of one run, made and ended together; and its three stories that are told apart.
-    "pipeline": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "drift", "builds", "operations"},
+    # The daemon's threads of one run, made and ended together; and its stories that are told apart.
+    "pipeline": PURE | MACHINERY | PROTOCOLS | {"engine", "backends", "drift", "builds", "operations", "comparing"},
     "drift": PURE | MACHINERY | PROTOCOLS,
     "builds": PURE | MACHINERY | PROTOCOLS | {"engine"},
-    "operations": PURE | MACHINERY | PROTOCOLS | {"engine", "drift", "builds"},
+    "operations": PURE | MACHINERY | PROTOCOLS | {"engine", "drift", "builds", "comparing"},
+    "comparing": PURE | MACHINERY | PROTOCOLS | {"verify"},
     "verify": PURE | MACHINERY | PROTOCOLS,
     # For other people's tests; nothing else of ours imports it.
     "testing": PURE | MACHINERY | PROTOCOLS | {"backends", "daemon", "verify", "sinks.memory"},
