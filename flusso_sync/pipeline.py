@@ -549,9 +549,18 @@ class Pipeline:
             self._recording.release()
 
     def _watch(self) -> None:
-        """The slot's guard, and what else the source must keep true while nobody looks."""
+        """The slot's guard, and what else the source must keep true while nobody looks.
+
+        Whatever alters it is written to the WAL, so a source that writes nothing is asked no oftener than for the lag.
+        """
+        seen: Optional[int] = None
+        due = 0.0
         while not self._halt.wait(WATCH_SECONDS):
             self._status.heartbeat("flusso-watch")
+            heard = self._capture.heard()
+            if heard is not None and heard == seen and time.monotonic() < due:
+                continue
+            seen, due = heard, time.monotonic() + self._options.lag_poll_seconds
             self._look("watch of the source", self._look_at_source)
 
     def _look_at_source(self) -> Mapping[str, str]:

@@ -54,7 +54,14 @@ def building() -> Scene:
     scene.quarantined("users", 3)
     scene.set_fact("fan_out.jobs", [{"index": "orders", "done": 12_000, "of": 90_000}])
     scene.set_fact("fan_out.waiting", 1)
-    seen = {"state": "running", "started": "2026-01-02T03:04:05Z", "ended": None, "seen": 4000, "total": 9000, "found": 0}
+    seen = {
+        "state": "running",
+        "started": "2026-01-02T03:04:05Z",
+        "ended": None,
+        "seen": 4000,
+        "total": 9000,
+        "found": 0,
+    }
     scene.set_fact("verify.users", seen)
     return scene
 

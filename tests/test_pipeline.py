@@ -274,6 +274,35 @@ def _raising(error: BaseException) -> Any:
     return call
 
 
+def test_a_source_that_writes_nothing_is_looked_at_no_oftener_than_for_the_lag(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flusso_sync.pipeline.WATCH_SECONDS", 0.01)
+    lives = Lives({"a": "1"})
+    looks: List[int] = []
+    rounds: List[int] = []
+    told = [1]
+    source = lives.source
+
+    def watched(given: Any, options: Any) -> SourceParts:
+        parts = source(given, options)
+
+        def heard() -> int:
+            rounds.append(told[0])
+            return told[0]
+
+        parts.capture.heard = heard  # type: ignore[method-assign]
+        parts.capture.watch = lambda: looks.append(told[0]) or {}  # type: ignore[assignment,method-assign,func-returns-value]
+        return parts
+
+    lives.source = watched  # type: ignore[method-assign]
+    # The lag is polled every 15 s, which this test does not last.
+    with live(lives) as running:
+        assert running.wait_until_live(10)
+        wait_for(lambda: len(rounds) > 20, 10)
+        assert looks == [1]
+        told[0] = 2
+        wait_for(lambda: looks == [1, 2], 10)
+
+
 @pytest.mark.parametrize("where", ["flusso-engine", "flusso-sink-dict", "flusso-watch", "flusso-backfill", "capture"])
 def test_a_dead_thread_is_a_dead_daemon(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flusso_sync.pipeline.WATCH_SECONDS", 0.01)

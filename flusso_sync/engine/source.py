@@ -201,6 +201,11 @@ class Capture(Protocol):
         """The position of the last commit that ``position`` can mean; the same, unless the source counts otherwise."""
         return position
 
+    def heard(self) -> Optional[int]:
+        """What was last told of the write position; while it stays, nothing was written, nor altered.  Asks nobody; None
+        when unknown."""
+        return None
+
     def behind(self) -> Optional[int]:
         """Bytes between what the stream last told of the write position and the confirmed one; asks nobody."""
         return None

@@ -759,6 +759,9 @@ class PostgresCapture(Capture):
     def commit_position(self, position: int) -> int:
         return slot.page_start(position)
 
+    def heard(self) -> Optional[int]:
+        return max(self._heard, self._received)
+
     def behind(self) -> Optional[int]:
         return max(0, max(self._heard, self._received) - self._confirmed)
 
