@@ -202,8 +202,10 @@ class Capture(Protocol):
         return position
 
     def heard(self) -> Optional[int]:
-        """What was last told of the write position; while it stays, nothing was written, nor altered.  Asks nobody; None
-        when unknown."""
+        """What was last told of the write position: while it stays, nothing was written, nor altered.
+
+        Asks nobody; None when unknown.
+        """
         return None
 
     def behind(self) -> Optional[int]:
