@@ -278,6 +278,21 @@ def test_a_locked_run_never_falls_back_on_other_files(
     assert done.returncode == code and said in done.stderr, done.stderr
 
 
+def test_every_command_takes_a_lock_in_the_place_of_a_configuration(folder: Path) -> None:
+    lock = folder / "release.lock"
+    build_lock(write(folder), lock)
+    shutil.rmtree(folder / "etc")
+    assert load_config(lock).indexes == load_lock(lock).indexes
+    for named in ({"FLUSSO_CONFIG": str(lock)}, {}):
+        # As the init script has it looked at before a restart.
+        arguments = ["check", "--offline", *([] if named else ["-c", str(lock)])]
+        answer = CliRunner().invoke(flussod, arguments, env={"FLUSSO_CONFIG": None, **named})
+        assert answer.exit_code == 0 and "public.notes" in answer.output, answer.output
+    lock.write_text("source: {type: postgres}")
+    answer = CliRunner().invoke(flussod, ["check", "--offline", "-c", str(lock)])
+    assert answer.exit_code == 3 and "release.lock: is no lock" in answer.output
+
+
 NOTES = "CREATE TABLE notes (id bigint PRIMARY KEY, body text NOT NULL); INSERT INTO notes VALUES (1, 'one');"
 NOTES_SCHEMA = "version: 1\ntable: notes\nfields: [{long: id, required: true}, {text: body, required: true}]\n"
 

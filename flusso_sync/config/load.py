@@ -121,10 +121,14 @@ class Config:
 
 
 def load_config(path: Union[str, Path]) -> Config:
-    """Read the config file and every schema file it names.
+    """Read the config file and every schema file it names, or the lock (``*.lock``) that was built of them.
 
     Raises one ``ConfigError`` with all problems of all these files.
     """
+    if str(path).endswith(".lock"):
+        from flusso_sync.config.lock import load_lock
+
+        return load_lock(path)
     return read_files(path).config
 
 
