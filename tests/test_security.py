@@ -30,8 +30,11 @@ from flusso_sync.web import private as private_module
 from flusso_sync.web.private import private_app
 from tests.fix_daemon import FLUSSOD, DaemonProcess, MakeDaemon, clean_environment, write_yaml
 from tests.postgres_server import Database
+from tests.test_telemetry import Collector, collector
 from tests.test_web_private import RIGHT, Operator, basic
 from tests.waiting import wait_for
+
+__all__ = ["collector"]
 
 #: Looked for wherever something is told.
 CANARY = "cAnArY-7f3a"
@@ -286,7 +289,7 @@ def test_a_secret_shows_nowhere_whatever_fails(
 @pytest.mark.pg
 @pytest.mark.fault
 def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
-    notes: DaemonProcess, database: Database, tmp_path: Path
+    notes: DaemonProcess, database: Database, tmp_path: Path, collector: Collector
 ) -> None:
     # Given a daemon whose every password is the canary (the server trusts anybody), with all it has to say
     path = notes.folder / "flusso.yaml"
@@ -295,6 +298,7 @@ def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
     write_yaml(path, config)
     url = f"{user}:{CANARY}@{place}"
     notes.env.update(FLUSSO_LOG="debug", DATABASE_URL=url, FLUSSO_ADMIN_PASSWORD=CANARY)
+    notes.env.update(OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_BSP_SCHEDULE_DELAY="200")
     pidfile = notes.folder / "flussod.pid"
     notes.start("--pidfile", str(pidfile), "--log-file", str(notes.log_file)).wait_until_live()
     assert pidfile.read_text().strip() == str(notes.pid)
@@ -313,6 +317,9 @@ def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
     assert CANARY not in _told(notes)
     assert not _hold(tmp_path, {path})
     assert notes.stop() == 0 and CANARY not in notes.log
+    # Nor are those who collect traces and metrics.
+    assert {"batch", "build", "bulk"} <= set(collector.spans()) and "flusso.troubles" in collector.metrics()
+    assert not [path for path, body in collector.posted if CANARY.encode() in body]
 
 
 def test_the_process_list_shows_no_variable_of_ours(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from time import monotonic, sleep
-from typing import Dict, Iterator, List, Tuple
+from typing import Dict, Iterator, List, Set, Tuple
 
 import pytest
 
@@ -268,17 +268,16 @@ def test_nothing_of_otlp_is_imported_unless_asked_for(told: Tuple[Status, Teleme
 
 
 class Collector:
-    """An OTLP collector that remembers which paths were posted to."""
+    """An OTLP collector over HTTP that remembers what was posted to which paths."""
 
     def __init__(self) -> None:
-        posted: List[Tuple[str, int]] = []
+        posted: List[Tuple[str, bytes]] = []
         self.posted = posted
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 size = int(self.headers["Content-Length"])
-                self.rfile.read(size)
-                posted.append((self.path, size))
+                posted.append((self.path, self.rfile.read(size)))
                 self.send_response(200)
                 self.end_headers()
 
@@ -294,6 +293,28 @@ class Collector:
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
+
+    def spans(self) -> List[str]:
+        """Names of all spans, read by OTLP's own definition of them."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        names = []
+        for path, body in list(self.posted):
+            if path == "/v1/traces":
+                request = ExportTraceServiceRequest.FromString(body)
+                names += [s.name for r in request.resource_spans for scope in r.scope_spans for s in scope.spans]
+        return names
+
+    def metrics(self) -> Set[str]:
+        """Names of all metrics, read the same way."""
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+        names = set()
+        for path, body in list(self.posted):
+            if path == "/v1/metrics":
+                request = ExportMetricsServiceRequest.FromString(body)
+                names |= {m.name for r in request.resource_metrics for scope in r.scope_metrics for m in scope.metrics}
+        return names
 
 
 @pytest.fixture
@@ -318,6 +339,7 @@ def test_one_endpoint_exports_metrics_and_traces_at_the_latest_on_shutdown(
     telemetry.observer().on_batch_committed(BatchStats(1, 1, {"users": 1}, 0.01))
     assert telemetry.shutdown(10)
     assert {path for path, _ in collector.posted} == {"/v1/metrics", "/v1/traces"}
+    assert "batch" in collector.spans() and "flusso.batches" in collector.metrics()
 
 
 def test_a_signals_own_endpoint_turns_on_that_signal_alone(
