@@ -14,8 +14,8 @@ from flusso_sync.engine.spread import Job, Spreader
 from flusso_sync.observer import Stage
 from flusso_sync.sinks.memory import MemorySink, MemoryStore
 from flusso_sync.status import Status
+from flusso_sync.testing.sinks import ME
 from flusso_sync.worker import Worker
-from tests.sink_contract import ME
 from tests.waiting import wait_for
 
 

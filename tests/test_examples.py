@@ -23,8 +23,8 @@ from flusso_sync.config.load import load_config
 from flusso_sync.daemon import Daemon
 from flusso_sync.errors import EXIT_CONFIG, IndexMissing, SinkUnavailable
 from flusso_sync.sinks.base import Sink
+from flusso_sync.testing.sinks import ME, MakeSink, SinkContract, plan, put
 from tests.postgres_server import Database
-from tests.sink_contract import ME, MakeSink, SinkContract, plan, put
 from tests.test_daemon import changes, config
 from tests.third_party import ThirdParty
 from tests.waiting import wait_for

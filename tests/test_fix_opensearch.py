@@ -10,8 +10,8 @@ import pytest
 
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+from flusso_sync.testing.sinks import ME, plan, put
 from tests.fix_opensearch import Node, NoOpenSearch, call, start_node, unavailable
-from tests.sink_contract import ME, plan, put
 
 pytestmark = [pytest.mark.opensearch, pytest.mark.slow]
 

@@ -19,7 +19,7 @@ from flusso_sync.errors import (
 )
 from flusso_sync.sinks.base import FailureKind, Rejected, Sink, Write
 from flusso_sync.sinks.memory import Fault, ItemFault, MemorySink, MemoryStore, Refusal
-from tests.sink_contract import ME, MakeSink, SinkContract, StatefulSinkContract, plan, put
+from flusso_sync.testing.sinks import ME, MakeSink, SinkContract, StatefulSinkContract, plan, put
 
 
 def read(sink: Sink, index: str) -> Dict[str, Any]:

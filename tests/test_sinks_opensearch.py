@@ -29,8 +29,8 @@ from flusso_sync.sinks import stateful
 from flusso_sync.sinks.base import FailureKind, Rejected, Sink, Write
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+from flusso_sync.testing.sinks import ME, MakeSink, StatefulSinkContract, gone, plan, put
 from tests.fix_opensearch import Prefix
-from tests.sink_contract import ME, MakeSink, StatefulSinkContract, gone, plan, put
 
 Make = Callable[..., OpenSearchSink]
 
@@ -537,7 +537,7 @@ HOLDER = """
 import sys, time
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
-from tests.sink_contract import ME
+from flusso_sync.testing.sinks import ME
 sink = OpenSearchSink("search", OpenSearchSettings(url=sys.argv[1], prefix=sys.argv[2]))
 sink.open(ME)
 print("held", flush=True)

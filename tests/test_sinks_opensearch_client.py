@@ -31,8 +31,8 @@ from flusso_sync.errors import (
 from flusso_sync.sinks.opensearch.client import LARGE_BYTES, Client, Refused, Unreadable
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+from flusso_sync.testing.sinks import ME, plan, put
 from tests.fix_opensearch import Prefix
-from tests.sink_contract import ME, plan, put
 
 #: What a double answers: status, headers and body; or does instead with the connection, before answering.
 Answer = Tuple[int, Dict[str, str], bytes]

@@ -48,7 +48,7 @@ from flusso_sync.sinks.sqlite import sink as sink_module
 from flusso_sync.sinks.sqlite.settings import SqliteSettings
 from flusso_sync.sinks.sqlite.sink import SqliteSink
 from flusso_sync.sinks.sqlite.words import lacks
-from tests.sink_contract import ME, MakeSink, StatefulSinkContract, gone, plan, put
+from flusso_sync.testing.sinks import ME, MakeSink, StatefulSinkContract, gone, plan, put
 from tests.waiting import wait_for
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -645,7 +645,7 @@ OPENED = """
 import sys
 from flusso_sync.sinks.sqlite.settings import SqliteSettings
 from flusso_sync.sinks.sqlite.sink import SqliteSink
-from tests.sink_contract import ME, body, plan, put
+from flusso_sync.testing.sinks import ME, body, plan, put
 from flusso_sync.sinks.base import Write
 sink = SqliteSink("file", SqliteSettings(sys.argv[1]))
 """

@@ -29,7 +29,7 @@ from flusso_sync.sinks.base import (
 from flusso_sync.sinks.memory import MemorySink, MemoryStore
 from flusso_sync.sinks.meta import Json, MetaConflict, Stored
 from flusso_sync.sinks.stateful import StatefulSink
-from tests.sink_contract import MakeSink, StatefulSinkContract
+from flusso_sync.testing.sinks import MakeSink, StatefulSinkContract
 from tests.test_sinks_memory import read
 
 

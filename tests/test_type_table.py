@@ -38,11 +38,11 @@ from flusso_sync.sinks.base import FailureKind, Write
 from flusso_sync.sinks.opensearch.mapping import index_body
 from flusso_sync.sinks.opensearch.settings import OpenSearchSettings
 from flusso_sync.sinks.opensearch.sink import OpenSearchSink
+from flusso_sync.testing.sinks import ME
 from tests.fix_opensearch import Prefix
 from tests.fix_pg import Database
 from tests.oracle import Documents as Expected
 from tests.oracle import assert_same, evaluate_all, read_opensearch
-from tests.sink_contract import ME
 
 Json = Any
 Query = Dict[str, Any]

@@ -1,7 +1,8 @@
 """For the tests of programs that keep search documents with flusso-sync: a Postgres of one's own, a daemon with a sink
 in memory, and the question whether its documents are right.
 
-Fixtures for pytest are in :mod:`flusso_sync.testing.plugin`; nothing else here needs pytest::
+Fixtures for pytest are in :mod:`flusso_sync.testing.plugin`, what a sink of your own must pass in
+:mod:`flusso_sync.testing.sinks` (the extra ``test``); nothing else here needs pytest::
 
     with start_postgres() as server:
         database = Database(server, server.create_database())

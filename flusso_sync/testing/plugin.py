@@ -15,6 +15,9 @@ import pytest
 from flusso_sync.testing.postgres import Database, NoPostgres, PostgresServer, start_postgres
 from flusso_sync.testing.sync import InMemory, configuration, run_in_memory
 
+# Before anybody imports it: so that its assertions say what they found.
+pytest.register_assert_rewrite("flusso_sync.testing.sinks")
+
 #: Schema files by index name, and other sections of the configuration by theirs.
 StartInMemory = Callable[..., InMemory]
 
