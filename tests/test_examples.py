@@ -15,6 +15,7 @@ from typing import Any, Dict, Iterator, Mapping
 
 import pytest
 
+from examples.file_source import Backends as FileBackends
 from examples.flask_shop import create_app
 from examples.folder_sink import Backends as FolderBackends
 from examples.folder_sink import FolderSink
@@ -194,3 +195,50 @@ def test_it_stands_in_for_the_sinks_of_a_configuration(shop: Path, database: Dat
         assert running.synced(running.position(), 60)
         assert read(tmp_path / "documents", "products")[str(id)]["name"] == "Violet unicycle"
     assert not (tmp_path / "shop.sqlite").exists()
+
+
+# -- file_source.py ----------------------------------------------------------------------------------------------------
+
+
+def append(log: Path, *changes: Any) -> None:
+    """A line for each id and document."""
+    with log.open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": id, "document": document}) + "\n" for id, document in changes)
+
+
+def test_a_file_in_place_of_postgres_is_followed_over_restarts_and_when_it_was_cut(tmp_path: Path) -> None:
+    log, sqlite = tmp_path / "changes.jsonl", tmp_path / "out.sqlite"
+    (tmp_path / "products.schema.yml").write_text(
+        "version: 1\ntable: products\nfields: [{keyword: name, required: true}]\n"
+    )
+    given = {
+        "source": {"type": "postgres"},
+        "sinks": {"file": {"type": "sqlite", "path": str(sqlite)}},
+        "index": [{"name": "products", "schema": "products.schema.yml"}],
+    }
+    (tmp_path / "flusso.yaml").write_text(json.dumps(given))
+    configuration = load_config(str(tmp_path / "flusso.yaml"))
+
+    def found() -> Dict[str, str]:
+        with contextlib.closing(sqlite3.connect(sqlite)) as connection:
+            return {id: json.loads(body)["name"] for id, body in connection.execute("SELECT id, body FROM products")}
+
+    def run_until(expected: Dict[str, str], *changes: Any) -> None:
+        with Daemon(configuration, FileBackends(str(log))).background(30) as running:
+            assert running.wait_until_live(30)
+            append(log, *changes)
+            wait_for(lambda: found() == expected, 30)
+
+    append(log, *((f"{number:03}", {"name": "first"}) for number in range(300)), ("000", None))
+    expected = {f"{number:03}": "first" for number in range(1, 300)}
+    run_until({**expected, "001": "second"}, ("001", {"name": "second"}))
+    # What came meanwhile, and a line that is not complete yet
+    append(log, ("001", None), ("new", {"name": "third"}))
+    with log.open("a") as file:
+        file.write('{"id": "002", "docu')
+    del expected["001"]
+    run_until({**expected, "new": "third"})
+    # A file that was set back is a gap: everything is built anew.
+    log.write_text("")
+    append(log, ("only", {"name": "fourth"}))
+    run_until({"only": "fourth", "another": "fifth"}, ("another", {"name": "fifth"}))

@@ -170,6 +170,7 @@ class Capture(Protocol):
 
     def report_to(self, status: Status, heartbeat: Callable[[], None]) -> None:
         """Where trouble and facts go; ``heartbeat`` is called while the source waits for something."""
+        return
 
     def connect(self, stop: threading.Event) -> SourceIdentity:
         """Reach the source and say who it is.  A transient error makes the daemon call again."""
@@ -177,6 +178,7 @@ class Capture(Protocol):
 
     def leave_out(self, indexes: Sequence[str]) -> None:
         """Called before ``prepare``: these indexes do not fit their tables now, so nothing is owed to them."""
+        return
 
     def prepare(self, record: Optional[Record], stop: threading.Event) -> Prepared:
         """Order of birth: identities, publication, slot.  Nothing committed afterwards is missed."""
@@ -214,6 +216,7 @@ class Capture(Protocol):
 
     def relieve(self) -> None:
         """Called while a sink is waited for at the start: let the source keep no more for us than it may."""
+        return
 
     def watch(self) -> Mapping[str, str]:
         """Look after what the source must keep; index -> reason for each index to be rebuilt."""
@@ -221,6 +224,7 @@ class Capture(Protocol):
 
     def close(self) -> None:
         """Tell the source the last confirmed position and release every connection; safe to call twice."""
+        return
 
 
 class Snapshot(Protocol):
@@ -249,6 +253,7 @@ class Documents(Protocol):
 
     def report_to(self, status: Status) -> None:
         """Where trouble goes."""
+        return
 
     def open(self, plans: Sequence[IndexPlan], stop: threading.Event) -> None:
         """Connect and check the plans against the catalog.  A transient error makes the daemon call again.
@@ -275,6 +280,7 @@ class Documents(Protocol):
         Raises ``SchemaDrift`` naming the indexes (``changed``) that are made of something else now, or that can be read
         again.
         """
+        return
 
     def snapshot(self, runs: Sequence[ChangeRun], stop: threading.Event) -> ContextManager[Snapshot]:
         """A snapshot in which every transaction of ``runs`` is visible; waits for that."""
@@ -331,12 +337,15 @@ class Documents(Protocol):
 
         Somebody who writes into a sink by hand raises the version of a document beyond that of its row.
         """
+        return
 
     def cancel(self) -> None:
         """End whatever statement is running, from another thread: the daemon stops."""
+        return
 
     def close(self) -> None:
         """Release every connection; safe to call twice."""
+        return
 
 
 @dataclass

@@ -306,6 +306,7 @@ class Sink(Protocol):
 
         Called when no more writes are on their way; a sink whose writes are seen at once does nothing.
         """
+        return
 
     def write(self, writes: Sequence[Write], *, refresh: bool = False) -> Sequence[Failure]:
         """Carry out one request.  Writes not named in the answer are durable.
