@@ -97,26 +97,29 @@ def main() -> int:
             print(text, file=sys.stderr, flush=True)
 
     figures: Dict[str, Any] = {}
+    kept: Dict[str, Any] = {}
+    failed = False
     try:
         say("starting its servers ...")
         with rig(arguments.node) as servers:
+            # ``figures`` is filled while it runs: what was measured before a failure, or Ctrl-C, is not lost.
+            kept = {**history.entry(servers, arguments.users, arguments.rounds, {}), "runs": figures}
             runs = [run for run in wanted if run in RUNS]
             if runs:
                 figures.update(measure(servers, runs, arguments.users, arguments.rounds, say))
             for run, module in OTHERS.items():
                 if run in wanted:
                     figures[run] = module.measure(servers, arguments.rows or module.ROWS, say)
-            kept = history.entry(servers, arguments.users, arguments.rounds, figures)
-    except (NoPostgres, NoOpenSearch, RuntimeError, AssertionError) as error:
-        say(f"bin/bench: {error}")
-        return 1
-    if arguments.save:
+    except (NoPostgres, NoOpenSearch, RuntimeError, AssertionError, KeyboardInterrupt) as error:
+        say(f"bin/bench: {error or 'interrupted'}")
+        failed = True
+    if arguments.save and figures:
         history.append(kept)
     if arguments.json:
         print(json.dumps(kept, indent=2))
     else:
         print("\n".join(_report(figures)))
-    return 0
+    return 1 if failed else 0
 
 
 def _report(figures: Dict[str, Any]) -> Iterator[str]:
