@@ -26,6 +26,9 @@ ROWS = 50_000
 SECONDS = 60
 CLIENTS = 2
 
+#: How long it writes as fast as it can, to find out how much is too much: a minute of that takes minutes to carry.
+PROBE_SECONDS = 10
+
 #: pgbench is held to this share of what was carried when it was too much.
 STEP = 0.8
 STEPS = 8
@@ -70,19 +73,22 @@ def measure(rig: Rig, rows: int, say: Say) -> Dict[str, Any]:
     for changed, script in SCRIPTS.items():
         file = rig.folder / f"pgbench{changed}.sql"
         file.write_text(script.format(items=items))
-        alone[changed] = _write(rig.server, pgbench, file).per_second
+        alone[changed] = _write(rig.server, pgbench, file, SECONDS).per_second
     daemon = rig.make(configuration(url, rig.node_url, "sustained", schemas), name="sustained")
     daemon.wait_for_status(lambda status: seeded(status, *INDEXES), PATIENCE_SECONDS, "the first build")
     for changed in SCRIPTS:
         file = rig.folder / f"pgbench{changed}.sql"
         rate: Optional[float] = None
+        seconds = PROBE_SECONDS
         for _ in range(STEPS):
-            written = _write(rig.server, pgbench, file, daemon, rate)
-            say(f"sustained: {changed} rows a transaction, {written}")
+            written = _write(rig.server, pgbench, file, seconds, daemon, rate)
+            say(f"sustained: {changed} rows a transaction, {seconds} s, {written}")
             caught_up(daemon)
-            if written.flat:
+            if not written.flat:
+                rate = carried(written, seconds) * STEP
+            elif seconds == SECONDS:
                 break
-            rate = carried(written, SECONDS) * STEP
+            seconds = SECONDS
         figures[str(changed)] = judged(changed, alone[changed], written, rate)
     daemon.stop()
     drop_slot(rig, "sustained")
@@ -111,17 +117,18 @@ def _write(
     server: PostgresServer,
     pgbench: Path,
     file: Path,
+    seconds: int,
     daemon: Optional[DaemonProcess] = None,
     rate: Optional[float] = None,
 ) -> Written:
     """One run of pgbench; with ``daemon``, its lag is looked at in the middle and at the end."""
-    command = [str(pgbench), "-n", "-M", "prepared", "-c", str(CLIENTS), "-T", str(SECONDS), "-f", str(file)]
+    command = [str(pgbench), "-n", "-M", "prepared", "-c", str(CLIENTS), "-T", str(seconds), "-f", str(file)]
     if rate is not None:
         command += ["-R", f"{rate:.1f}"]
     lags: List[float] = []
 
     def look() -> None:
-        time.sleep(SECONDS / 2)
+        time.sleep(seconds / 2)
         lags.append(lag(daemon))  # type: ignore[arg-type]
 
     looker = threading.Thread(target=look, name="bench-lag")
