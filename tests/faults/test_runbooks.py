@@ -3,6 +3,7 @@ log, a metric shows it, and what the page says to do ends it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -56,7 +57,9 @@ def told(daemon: DaemonProcess, page: Any, what: str) -> Dict[str, Any]:
     assert trouble["todo"], "and what to do"
     page.locator("#troubles > li", has_text=what).wait_for(timeout=30_000)
     assert metric(daemon, "flusso_troubles") >= 1
-    assert what in daemon.log
+    # The log says it now and then, and in the words of that moment.
+    named = re.compile(rf'trouble="?{re.escape(trouble["key"])}"?(\s|$)', re.MULTILINE)
+    wait_for(lambda: named.search(daemon.log), 30, "the log names it")
     assert daemon.get("/readyz")[0] == (503 if trouble["blocking"] else 200)
     found: Dict[str, Any] = trouble
     return found
@@ -93,7 +96,7 @@ def test_the_slot_grows_because_of_a_transaction_that_the_pages_query_finds(
     shown = page(daemon)
     database = deployment.database
     database.execute("CREATE TABLE elsewhere (t text)")
-    with psycopg.connect(database.url, application_name="forgotten") as forgotten:
+    with contextlib.closing(psycopg.connect(database.url, application_name="forgotten")) as forgotten:
         # A transaction with an id holds the slot's restart position, whoever waits for it.
         forgotten.execute("INSERT INTO elsewhere VALUES ('never committed')")
         database.execute("INSERT INTO elsewhere SELECT repeat(md5(n::text), 32) FROM generate_series(1, 36000) n")
@@ -124,12 +127,12 @@ def test_lag_shows_at_the_sink_that_has_too_much_to_do(
 
     front.intercept = overloaded
     deployment.database.execute("UPDATE users SET name = name || '!'")
-    told(daemon, shown, "sink search")
+    told(daemon, shown, "asks to slow down")
     shown.locator("#sinks > li[data-blocked]", has_text="search").wait_for(timeout=30_000)
     wait_for(lambda: metric(daemon, "flusso_sink_retries_total") > 0, 30)
     wait_for(lambda: metric(daemon, "flusso_lag_seconds") > 1, 30)
     front.intercept = lambda asked: None
-    over(daemon, shown, "sink search")
+    over(daemon, shown, "asks to slow down")
     deployment.settle()
     deployment.assert_right()
 
@@ -190,11 +193,11 @@ def test_a_full_disk_of_opensearch_is_waited_out_and_the_pages_request_clears_it
     # As the node does it above its flood stage.
     opensearch_prefix.call("PUT", "/{p}users/_settings", {"index.blocks.read_only_allow_delete": True})
     deployment.database.execute("UPDATE users SET name = name || '!'")
-    told(daemon, shown, "is blocked")
+    told(daemon, shown, "blocks writing")
     (request,) = re.findall(r"`PUT (/_all/_settings) (\{.*?\})`", RUNBOOKS.read_text())
     # Of this test's indexes alone: others share the node.
     opensearch_prefix.call("PUT", request[0].replace("_all", "{p}*"), json.loads(request[1]))
-    over(daemon, shown, "is blocked")
+    over(daemon, shown, "blocks writing")
     deployment.settle()
     deployment.assert_right()
 

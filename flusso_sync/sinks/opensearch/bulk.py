@@ -176,7 +176,7 @@ def _reason(error: Any) -> str:
         return str(error or "")
     type_, reason = str(error.get("type") or ""), str(error.get("reason") or "")
     for quote in _QUOTES:
-        reason = reason.partition(quote)[0].rstrip(" ,.")
+        reason = reason.partition(quote)[0].rstrip(" ,.;")
     cause = error.get("caused_by")
     if isinstance(cause, dict):
         # What the cause says quotes values too; it is needed only where the rest says nothing at all.

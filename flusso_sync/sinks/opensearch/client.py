@@ -362,7 +362,10 @@ class Client:
             return PayloadTooLarge(f"OpenSearch answers 413 to {what}", status=status)
         if status == 429:
             return SinkOverloaded(
-                f"OpenSearch asks to slow down: {what}", retry_after_seconds=seconds(retry_after), status=status
+                f"OpenSearch asks to slow down: {what}",
+                retry_after_seconds=seconds(retry_after),
+                status=status,
+                hint="It is asked again, ever later; if that goes on, lower sinks.NAME.concurrency or see what loads it",
             )
         if status in (408, 502, 503, 504):
             return SinkUnavailable(f"OpenSearch answers {status} to {what}", status=status)
@@ -385,7 +388,7 @@ def error_of(data: bytes) -> Tuple[str, str]:
 
 def type_and_reason(error: Mapping[str, Any]) -> Tuple[str, str]:
     """Type of an error object, and its reason with the one that caused it."""
-    reason = str(error.get("reason") or "")
+    reason = str(error.get("reason") or "").rstrip(" ;")
     cause = error.get("caused_by")
     while isinstance(cause, dict):
         inner = str(cause.get("reason") or "")
