@@ -365,7 +365,7 @@ class Client:
                 f"OpenSearch asks to slow down: {what}",
                 retry_after_seconds=seconds(retry_after),
                 status=status,
-                hint="It is asked again, ever later; if that goes on, lower sinks.NAME.concurrency or see what loads it",
+                hint="It is asked again, ever later; see what loads it, or lower sinks.NAME.concurrency",
             )
         if status in (408, 502, 503, 504):
             return SinkUnavailable(f"OpenSearch answers {status} to {what}", status=status)
