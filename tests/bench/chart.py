@@ -58,9 +58,10 @@ def groups(runs: Mapping[str, Any]) -> List[Group]:
             share = hand[f"{kind}_p50_ms"] / idle[f"{kind}_p50_ms"]
             add(kind, f"A commit until {said}", "sent by whoever committed", share)
     if "capture" in runs:
-        for kind, said in (("large", "one transaction"), ("small", "as many transactions")):
-            share = runs["capture"][kind]["of_pg_recvlogical"]
-            add("capture", f"{runs['capture']['rows']:,} changes, {said}", "pg_recvlogical", share)
+        for kind, said in (("keys", "DEFAULT"), ("large", "FULL")):
+            if kind in runs["capture"]:
+                share = runs["capture"][kind]["of_pg_recvlogical"]
+                add("capture", f"{runs['capture']['rows']:,} changes, identity {said}", "pg_recvlogical", share)
     return found
 
 
