@@ -62,7 +62,7 @@ CODES: Mapping[str, Code] = {
                   "Nothing, if that is this deployment's daemon; else another server.public_address or "
                   "server.private_address."),
     "FL010": Code(ERROR, "The database cannot be reached; a run would wait for it, unready.",
-                  "Look at address, network and server."),
+                  "See that it runs, and mend its address in source.connection_url, or the network."),
     "FL011": Code(ERROR, "The database refuses the connection.", "Mend user, password, database name or pg_hba.conf."),
     "FL012": Code(ERROR, "The server is too old.", "Postgres 14 or newer is needed."),
     "FL013": Code(WARNING, "This version of Postgres is not tested.", "Postgres 14 to 18 are."),
@@ -149,7 +149,7 @@ CODES: Mapping[str, Code] = {
                   "is built, reads the whole table.", "Run the CREATE INDEX CONCURRENTLY."),
     "FL058": Code(INFO, "A raw filter is marked volatile, and so stands outside the promises.", "Nothing."),
     "FL070": Code(ERROR, "The sink cannot be reached; a run would wait for it, unready.",
-                  "Look at its url, network and server."),
+                  "See that it runs, and mend its url, or the network."),
     "FL071": Code(ERROR, "The sink refuses the connection, its user, or a request every start makes.",
                   "Mend user, password, certificates and rights."),
     "FL072": Code(WARNING, "This server is not tested.", "OpenSearch 2 and 3 are."),
@@ -239,8 +239,12 @@ def of_error(error: FlussoError, *, default: str = "", severity: str = ERROR) ->
             for problem in error.problems
         ]
     code = error.code or default or _family(error)
+    hint = error.hint or ""
+    if hint.startswith("It is tried again"):
+        # By a run; whoever looks wants to know where to look.
+        hint = CODES[code].remedy
     index = getattr(error, "index", None)
-    return [Finding(code, severity, error.message, error.hint or "", index=index, exit_code=error.exit_code)]
+    return [Finding(code, severity, error.message, hint, index=index, exit_code=error.exit_code)]
 
 
 #: What an error without a code of its own is reported as.

@@ -120,6 +120,9 @@ def load_text(text: str, file: Optional[str] = None) -> Document:
             composer.take(event)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.context_mark and error.problem == "could not find expected ':'":
+            # Not where the search ended, which is the line below or a later one.
+            mark, error = error.context_mark, type(error)(problem="a key without its colon, or a text without quotes")
         sentence = " ".join(part for part in (error.problem, error.context) if part)
         if "maximum nesting depth" in sentence:  # libyaml's own bound, met before ours on one long line
             raise ConfigError([composer.problem(mark, TOO_DEEP)]) from error
