@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, Tuple
 
@@ -354,6 +355,14 @@ def test_a_document_too_deep_for_sqlite_is_rejected_and_its_neighbours_arrive(ma
     assert [(f.position, f.kind) for f in failures] == [(1, FailureKind.REJECTED)]
     assert set(dict(sink.scan("users"))) == {"1", "3"}
     assert [id for id, _ in sink.search("users", "older")] == ["1"], "version 0 leaves it to the order"
+
+
+def test_a_number_of_more_digits_than_python_reads_is_read(make: Make) -> None:
+    sink = start(make())
+    sink.write([Write("users", "1", b'{"name":"x","n":%s}' % (b"7" * 5000), 1)])
+    expected = {"name": "x", "n": Decimal("7" * 5000)}
+    assert dict(sink.scan("users")) == {"1": expected} == dict(sink.search("users", "x"))
+    assert sink.get_many("users", ["1"])["1"].document == expected
 
 
 def test_writes_from_several_threads_all_arrive(make: Make) -> None:

@@ -73,6 +73,17 @@ def test_pretty_lines_are_the_same_values() -> None:
     assert json.loads(text)["document"] == {"id": 1, "name": "x"} and text.count("\n") > 10
 
 
+def test_pretty_lines_keep_every_digit_and_what_is_too_deep_stays_a_line() -> None:
+    stream = io.BytesIO()
+    numbers = ("1.10", "0.12345678901234567890123", "7" * 5000)
+    opened(stream, pretty=True).write([Write("users", "1", f'{{"n":[{",".join(numbers)}]}}'.encode(), 1)])
+    text = stream.getvalue().decode()
+    assert all(f"\n      {number}" in text for number in numbers)
+    deep = b'{"n":%s%s}' % (b"[" * 3000, b"]" * 3000)
+    opened(stream, pretty=True).write([Write("users", "2", deep, 1)])
+    assert stream.getvalue().count(deep) == 1
+
+
 @pytest.mark.parametrize("pretty", [False, True])
 def test_a_full_disk_is_waited_out_and_tears_no_line(pretty: bool) -> None:
     """Wherever the disk becomes full, and full again, every line is whole and no number is missing."""

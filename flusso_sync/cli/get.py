@@ -35,7 +35,7 @@ def get(
     pretty: bool,
 ) -> None:
     """Print the document of INDEX whose id is ID, as readers find it now."""
-    from flusso_sync.cli.exact import parse, render
+    from flusso_sync.sinks.base import exact, exact_text
 
     deployment = Deployment.load(config_path, index_prefix)
     name = deployment.index(index, enabled=False)
@@ -45,4 +45,4 @@ def get(
     if body is None:
         click.echo(f"index {name} has no document {id!r} in sink {sink.name}", err=True)
         ctx.exit(EXIT_INTERNAL)
-    click.echo(render(parse(body), 2).encode() if pretty else body)
+    click.echo(exact_text(exact(body), 2).encode() if pretty else body)

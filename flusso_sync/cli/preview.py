@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Tup
 import click
 
 from flusso_sync.cli.deployment import Deployment, deployment_options, sink_option, source_at_once
-from flusso_sync.cli.exact import parse, render
 from flusso_sync.cli.reach import format_option
 from flusso_sync.errors import EXIT_INTERNAL, SinkError
+from flusso_sync.sinks.base import exact, exact_text
 
 if TYPE_CHECKING:
     from flusso_sync.engine.source import Document
@@ -62,8 +62,8 @@ def preview(
     body = None if document is None else document.body
     error = None if document is None else document.error
     if form == "json":
-        built = None if body is None else parse(body)
-        found = None if indexed is None else parse(indexed)
+        built = None if body is None else exact(body)
+        found = None if indexed is None else exact(indexed)
         both = body is not None and indexed is not None
         differing = differences(built, found) if both else []
         report = {
@@ -76,7 +76,7 @@ def preview(
             "same": both and not differing,
             "differences": [one._asdict() for one in differing],
         }
-        click.echo(render(report, 2))
+        click.echo(exact_text(report, 2))
     else:
         for line in _lines(name, id, body, error, indexed, told):
             click.echo(line)
@@ -125,7 +125,7 @@ def _lines(
 ) -> Iterator[str]:
     shown = json.dumps(id, ensure_ascii=False)
     place = f"sink {sink}" if sink is not None else "no sink that can be read"
-    before = [] if indexed is None else render(parse(indexed), 2).splitlines()
+    before = [] if indexed is None else exact_text(exact(indexed), 2).splitlines()
     if error is not None:
         yield f"document {shown} of {index} cannot be built: {error}"
         yield from before
@@ -136,14 +136,14 @@ def _lines(
         )
         yield from before
         return
-    now = render(parse(body), 2).splitlines()
+    now = exact_text(exact(body), 2).splitlines()
     yield from now
     yield ""
     if sink is None:
         yield f"built now; {place}"
     elif indexed is None:
         yield f"{place} has no such document"
-    elif not differences(parse(body), parse(indexed)):
+    elif not differences(exact(body), exact(indexed)):
         yield f"✓ {place} has the same"
     else:
         yield f"✗ {place} has another (- as it is there, + as the rows make it now):"
@@ -155,6 +155,6 @@ def differences(built: Any, indexed: Any) -> List[Difference]:
     from flusso_sync.verify import ABSENT, partings
 
     def text(value: Any) -> Optional[str]:
-        return None if value is ABSENT else render(value)
+        return None if value is ABSENT else exact_text(value)
 
     return [Difference(path, text(new), text(old)) for path, new, old in partings(built, indexed)]

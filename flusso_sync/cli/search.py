@@ -37,8 +37,8 @@ def search(
     With --format json each line is {"id": …, "document": …}.  No match is no error.  A word that ends with * stands
     for all that begin so.
     """
-    from flusso_sync.cli.exact import render
     from flusso_sync.cli.table import plain
+    from flusso_sync.sinks.base import exact_text
 
     deployment = Deployment.load(config_path, index_prefix)
     name = deployment.index(index, enabled=False)
@@ -47,6 +47,6 @@ def search(
         found = sink.search(name, " ".join(words), limit)
     for id, document in found:
         if form == "json":
-            click.echo(render({"id": id, "document": document}))
+            click.echo(exact_text({"id": id, "document": document}))
         else:
-            click.echo(f"{plain(id)}  {render(document)}")
+            click.echo(f"{plain(id)}  {exact_text(document)}")

@@ -239,6 +239,25 @@ def _whole(digits: str) -> Union[int, Decimal]:
     return int(digits) if len(digits) <= 4000 else Decimal(digits)
 
 
+def exact_text(value: Any, indent: int = 0, depth: int = 1) -> str:
+    """What :func:`exact` parsed, as JSON: compact, or indented by ``indent`` blanks a level; keys as they come."""
+    if isinstance(value, Decimal):
+        return str(value)
+    if not isinstance(value, (dict, list)):
+        return json.dumps(value, ensure_ascii=False)
+    brackets = "{}" if isinstance(value, dict) else "[]"
+    colon = ": " if indent else ":"
+    parts = (
+        [json.dumps(key, ensure_ascii=False) + colon + exact_text(one, indent, depth + 1) for key, one in value.items()]
+        if isinstance(value, dict)
+        else [exact_text(one, indent, depth + 1) for one in value]
+    )
+    if not indent or not parts:
+        return brackets[0] + ",".join(parts) + brackets[1]
+    line = "\n" + " " * (indent * depth)
+    return brackets[0] + line + f",{line}".join(parts) + line[:-indent] + brackets[1]
+
+
 @dataclass
 class SinkReport:
     """Facts for ``/status`` and the log."""

@@ -5,6 +5,7 @@ Stateless: no owner, no record, no generations.  Documents are spliced as the by
 
 from __future__ import annotations
 
+import contextlib
 import json
 import select
 import sys
@@ -16,7 +17,7 @@ from flusso_sync import __version__
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import SinkRefused, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write
+from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write, exact, exact_text
 
 
 class StdoutSink(Sink):
@@ -123,7 +124,9 @@ class StdoutSink(Sink):
                 tail,
             )
         if self._pretty:
-            line = json.dumps(json.loads(line), indent=2, ensure_ascii=False).encode()
+            # What is nested too deeply to be indented stays a line.
+            with contextlib.suppress(RecursionError):
+                line = exact_text(exact(line), 2).encode()
         return line + b"\n"
 
     def complete_build(self, index: str) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from flusso_sync.errors import SinkRefused
-from flusso_sync.sinks.base import Found
+from flusso_sync.sinks.base import Found, exact
 from flusso_sync.sinks.sqlite.file import File
 from flusso_sync.sinks.sqlite.generations import count, tables_of
 from flusso_sync.sinks.sqlite.meta import SqliteMeta, stored_state
@@ -65,14 +64,14 @@ class Reader:
                 f" WHERE w.{quoted(text)} MATCH ? ORDER BY w.rank, w.rowid LIMIT ?",
                 (query, limit),
             )
-            return [(id, _exact(body)) for id, body in found]
+            return [(id, exact(body)) for id, body in found]
 
     def scan(self, index: str) -> Iterator[Tuple[str, Any]]:
         """Every document that is read, as of now: (id, document), numbers with all their digits."""
         with self._file.reading() as connection:
             if connection is not None and self._is_shown(connection, index):
                 for id, body in connection.execute(f"SELECT id, body FROM {quoted(self._names.view(index))}"):
-                    yield id, _exact(body)
+                    yield id, exact(body)
 
     def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
         with self._file.reading() as connection:
@@ -85,7 +84,7 @@ class Reader:
             table = quoted(self._names.documents(index, stored_state(self._meta, connection, index).shown or 0))
             query = f"SELECT id, body, version FROM {table} WHERE id IN (SELECT value FROM json_each(?))"
             rows = connection.execute(f"{query} AND body IS NOT NULL", (json.dumps(list(ids)),))
-            return {id: Found(_exact(body), version) for id, body, version in rows}
+            return {id: Found(exact(body), version) for id, body, version in rows}
 
     def _is_shown(self, connection: sqlite3.Connection, index: str) -> bool:
         """Whether readers find a generation; not while somebody has deleted it by hand."""
@@ -96,8 +95,3 @@ class Reader:
             and self._names.documents(index, shown) in tables
             and tables.get(self._names.view(index)) == "view"
         )
-
-
-def _exact(body: str) -> Any:
-    """JSON with every digit kept."""
-    return json.loads(body, parse_float=Decimal)
