@@ -241,6 +241,23 @@ def test_indexes_are_shown_with_their_generations_and_the_state_if_a_daemon_tell
         assert [one["state"] for one in found["things"]["sinks"]["one"]] == ["read", "kept"]
 
 
+def test_a_form_that_only_another_command_has_leaves_this_one_at_its_default(run: Flussod) -> None:
+    told = run("indexes")
+    assert told.exit_code == 0 and told.stdout.startswith("index ")
+    assert run("indexes", FLUSSO_FORMAT="github").stdout == told.stdout
+    assert "no index nothing is enabled" in run("verify", "nothing", FLUSSO_FORMAT="github").output
+    assert json.loads(run("indexes", FLUSSO_FORMAT="json").stdout)
+    for wrong in (run("indexes", FLUSSO_FORMAT="yaml"), run("indexes", "--format", "github")):
+        assert wrong.exit_code == 2 and "--format" in wrong.output
+
+
+def test_what_only_looks_takes_no_option_of_a_request(run: Flussod) -> None:
+    for command in (["indexes"], ["quarantine", "list"]):
+        for option in ("--keep", "--timeout"):
+            answer = run(*command, option, "1")
+            assert answer.exit_code == 2 and "No such option" in answer.output and option in answer.output
+
+
 def test_a_sink_that_is_away_costs_its_own_rows_and_no_other_command_waits(
     run: Flussod, sinks: Dict[str, Sink], store: MemoryStore
 ) -> None:

@@ -12,6 +12,7 @@ from flusso_sync.cli.exit import explain
 from flusso_sync.cli.options import (
     Switch,
     config_option,
+    forms_option,
     index_prefix_option,
     manage_publication_option,
     publication_option,
@@ -53,16 +54,7 @@ _GITHUB = {ERROR: "error", WARNING: "warning", INFO: "notice"}
     show_envvar=True,
     help="Check the files alone; ask neither database nor sinks.",
 )
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["human", "json", "github"]),
-    envvar="FLUSSO_FORMAT",
-    show_envvar=True,
-    default="human",
-    show_default=True,
-    help="How to print the report.",
-)
+@forms_option("How to print the report.", "json", "github")
 @slot_option("As of the run [flusso].")
 @publication_option("As of the run [flusso].")
 @manage_publication_option("As of the run.")

@@ -64,6 +64,34 @@ class Switch(click.Option):
         return value
 
 
+#: What ``--format`` can be, of some command or other.
+FORMATS = ("human", "json", "github")
+
+
+class _Format(click.Option):
+    """Its variable is shared: a form that only another command has leaves this one at its default."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> Optional[str]:
+        value = super().resolve_envvar_value(ctx)
+        assert isinstance(self.type, click.Choice)
+        return None if value in FORMATS and value not in self.type.choices else value
+
+
+def forms_option(help: str, *forms: str) -> Callable[[F], F]:
+    """``--format``, ``human`` or one of the other ``forms``."""
+    return click.option(
+        "--format",
+        "form",
+        cls=_Format,
+        type=click.Choice(["human", *forms]),
+        envvar="FLUSSO_FORMAT",
+        show_envvar=True,
+        default="human",
+        show_default=True,
+        help=help,
+    )
+
+
 def slot_option(help: str) -> Callable[[F], F]:
     return click.option("--slot", type=slot_name, envvar="FLUSSO_SLOT", show_envvar=True, metavar="NAME", help=help)
 

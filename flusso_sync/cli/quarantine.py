@@ -7,7 +7,7 @@ from typing import Any, Optional, Tuple
 
 import click
 
-from flusso_sync.cli.reach import examples, format_option, reach, reach_options
+from flusso_sync.cli.reach import ask_options, examples, format_option, reach, reach_options
 from flusso_sync.cli.table import table
 
 
@@ -62,7 +62,7 @@ def _what(one: Any) -> str:
 )
 @click.argument("index")
 @click.argument("ids", nargs=-1, metavar="[ID]...")
-@reach_options
+@ask_options
 def retry(index: str, ids: Tuple[str, ...], **where: Any) -> None:
     """Have the daemon read documents of INDEX again, those of the IDs or all, and write what can be written by now."""
     with reach(**where) as reached:

@@ -15,7 +15,7 @@ import click
 from flusso_sync.cli.asking import KEEP_SECONDS
 from flusso_sync.cli.deployment import Deployment, deployment_options, index_name
 from flusso_sync.cli.meta_store import MetaStore
-from flusso_sync.cli.options import admin_password_option, admin_user_option, server_option
+from flusso_sync.cli.options import admin_password_option, admin_user_option, forms_option, server_option
 from flusso_sync.cli.surface import PrivateSurface
 from flusso_sync.errors import SinkRefused
 
@@ -38,8 +38,25 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines) + "\n\n" + EXIT_CODES_HELP
 
 
+#: ``--format human|json``, for commands that list something.
+format_option = forms_option("A table, or JSON.", "json")
+
+
 def reach_options(command: F) -> F:
-    """The options of every command that speaks to a daemon."""
+    """The options of every command that looks at what a daemon has."""
+    for option in (
+        admin_password_option,
+        admin_user_option("User there [admin]."),
+        server_option(
+            "Speak HTTP to the private surface of a daemon at HOST:PORT or a URL, and read no configuration."
+        ),
+    ):
+        command = option(command)
+    return deployment_options(command)
+
+
+def ask_options(command: F) -> F:
+    """The options of every command that asks a daemon for something."""
     for option in (
         click.option(
             "--timeout",
@@ -59,28 +76,9 @@ def reach_options(command: F) -> F:
             metavar="SECONDS",
             help="How long what is asked for stands in the meta store while no daemon takes it.",
         ),
-        admin_password_option,
-        admin_user_option("User there [admin]."),
-        server_option(
-            "Speak HTTP to the private surface of a daemon at HOST:PORT or a URL, and read no configuration."
-        ),
     ):
         command = option(command)
-    return deployment_options(command)
-
-
-def format_option(command: F) -> F:
-    """``--format human|json``, for commands that list something."""
-    return click.option(
-        "--format",
-        "form",
-        type=click.Choice(["human", "json"]),
-        envvar="FLUSSO_FORMAT",
-        show_envvar=True,
-        default="human",
-        show_default=True,
-        help="A table, or JSON.",
-    )(command)
+    return reach_options(command)
 
 
 class Reached:
@@ -122,10 +120,10 @@ def reach(
     server: Optional[str],
     admin_user: Optional[str],
     admin_password: Optional[str],
-    timeout_seconds: float,
-    keep_seconds: float,
+    timeout_seconds: float = ANSWER_SECONDS,
+    keep_seconds: float = KEEP_SECONDS,
 ) -> Iterator[Reached]:
-    """The options of :func:`reach_options`, as something to ask."""
+    """The options of :func:`reach_options` or :func:`ask_options`, as something to ask."""
     if server is not None:
         if not admin_password:
             raise click.UsageError("--server needs --admin-password, or better FLUSSO_ADMIN_PASSWORD")

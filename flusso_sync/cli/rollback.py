@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flusso_sync.cli.reach import examples, reach, reach_options
+from flusso_sync.cli.reach import ask_options, examples, reach
 
 
 @click.command(
@@ -15,7 +15,7 @@ from flusso_sync.cli.reach import examples, reach, reach_options
     epilog=examples("flussod rollback users -c etc/flusso.yaml", "flussod rollback users --server 127.0.0.1:9465"),
 )
 @click.argument("index")
-@reach_options
+@ask_options
 def rollback(index: str, **where: Any) -> None:
     """Let readers have the newest kept generation of INDEX at once, while a fresh one is built.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NamedTuple
 import click
 
 from flusso_sync.cli.asking import ask
-from flusso_sync.cli.options import config_option
+from flusso_sync.cli.options import config_option, forms_option
 from flusso_sync.errors import EXIT_DIFFERENCES, EXIT_OK, DaemonUnreachable, SinkRefused
 
 if TYPE_CHECKING:
@@ -58,16 +58,7 @@ class VerifyOptions(NamedTuple):
 @click.argument("indexes", nargs=-1, metavar="[INDEX]...")
 @config_option
 @click.option("--sink", metavar="NAME", help="Compare this sink alone [every one that can be read].")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["human", "json"]),
-    envvar="FLUSSO_FORMAT",
-    show_envvar=True,
-    default="human",
-    show_default=True,
-    help="How to print the report.",
-)
+@forms_option("How to print the report.", "json")
 @click.option("--output", metavar="FILE", type=click.Path(dir_okay=False), help="Write the report there [stdout].")
 @click.option("--repair", is_flag=True, help="Have the running daemon write what differs anew, and compare again.")
 @click.option(
