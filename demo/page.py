@@ -146,7 +146,7 @@ def page_app(behind: Behind, hosts: AbstractSet[str]) -> Flask:
         return json_answer(answer)
 
     def counted(documents: Optional[int], index: str) -> Optional[int]:
-        # The daemon asks its sinks every ten seconds, and knows nothing in the first of them.
+        # The daemon asks its sinks now and then, and knows nothing before it did so once.
         return behind.documents.count(index) if documents is None else documents
 
     def state() -> Response:

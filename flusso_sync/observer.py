@@ -27,16 +27,13 @@ STAGES_KEPT = 64
 QUEUE_CAPACITY = 1024
 
 
-#: Stages of the way of a batch, in this order: waiting for a snapshot that shows it, tracing its changes, building its
-#: documents, and the requests that write them.
-STAGES = ("snapshot", "resolve", "build", "bulk")
-
-
 @dataclass(frozen=True)
 class Stage:
     """A stage that was gone through.  ``began`` is in seconds of ``time.monotonic``; ``items``: changes, or documents.
 
-    ``bulk`` belongs to a ``sink``; one request may write documents of several batches.
+    ``name``, in the order of a batch's way: ``snapshot`` (waiting for one that shows it), ``resolve`` (tracing its
+    changes), ``build`` (of its documents), ``bulk`` (a request of ``sink`` that writes them, maybe with those of other
+    batches).
     """
 
     name: str

@@ -181,7 +181,7 @@ class Throttle:
 
 
 class Verifier:
-    """Compares indexes of one sink.  ``documents`` is open; ``confirmed`` tells how far the daemon's record is."""
+    """Compares indexes of one sink, whose record tells how far the daemon is; ``documents`` is open."""
 
     def __init__(
         self,

@@ -82,8 +82,8 @@ class Record:
     """What the sinks remember of the source: written before the feedback that confirms the position.
 
     ``coverage`` is the source's own note, by table, of how completely its changes are told.  ``shapes`` says, by index,
-    of what its documents were made up to this position, and ``drifted`` of one that stands still; see
-    ``Pipeline``, which compares it at the next start.  ``timeline`` and ``address`` are those of the source that told
+    of what its documents were made up to this position, and ``drifted`` in place of that of one that stands still; see
+    ``Drift``, which compares it at the next start.  ``timeline`` and ``address`` are those of the source that told
     the position.
     """
 

@@ -49,7 +49,6 @@ ROOM_BYTES = 10 * 1024 * 1024
 #: What a waiting write weighs beside its body.
 WRITE_OVERHEAD_BYTES = 500
 
-
 #: How long a request of ours may be held up on its way and arrive all the same; ``gc_deletes`` of settled.md section 5.
 LATE_SECONDS = 600.0
 
@@ -171,7 +170,7 @@ class SinkWriter:
     def serves_live(self) -> bool:
         """Whether live writes wait, or came lately: what is patient should not take all there is."""
         with self._changed:
-            return bool(self._live) or time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS
+            return self._live_lately()
 
     def touch(self, index: str) -> None:
         """Patient writes to the readable generation of ``index`` are durable: have them found by search, too."""
@@ -372,6 +371,7 @@ class SinkWriter:
         return self.sink.concurrency
 
     def _live_lately(self) -> bool:
+        """The lock is held."""
         return bool(self._live) or time.monotonic() - self._live_at < LIVE_RECENTLY_SECONDS
 
     def _collect(self, source: Deque[Write], most: int) -> List[Write]:

@@ -313,7 +313,11 @@ def remove_slot(access: SourceAccess, slot: str) -> Optional[SlotState]:
         try:
             connection.execute("select pg_drop_replication_slot(%s)", (slot,))
         except psycopg.errors.ObjectInUse as error:
-            raise SlotHeld(f"replication slot {slot} was taken into use just now", slot=slot) from error
+            raise SlotHeld(
+                f"replication slot {slot} was taken into use just now",
+                hint="Stop whoever streams from it first",
+                slot=slot,
+            ) from error
         return state
 
 

@@ -43,7 +43,7 @@ LONGEST_PAUSE_SECONDS = 60.0
 #: Addresses remembered; the one that was quiet for longest is forgotten first.
 ADDRESSES = 1000
 
-#: How long a request waits for what it asked for: the daemon gives a retry of parked documents 20 s (pipeline.py).
+#: How long a request waits for what it asked for: the daemon gives a retry of parked documents 20 s (operations.py).
 ACT_SECONDS = 10.0
 RETRY_SECONDS = 25.0
 READ_SECONDS = 10.0
