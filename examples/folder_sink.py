@@ -20,7 +20,7 @@ from flusso_sync.backends import DefaultBackends
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import IndexMissing, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write
+from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, Write
 
 
 class FolderSink(Sink):
@@ -121,9 +121,6 @@ class FolderSink(Sink):
 
     def watch(self) -> List[str]:
         return [index for index, folder in self._read.items() if not folder.is_dir()]
-
-    def report(self) -> SinkReport:
-        return SinkReport(self.name, "folder", facts={"folder": str(self._folder)})
 
     def _unavailable(self, error: OSError, in_doubt: bool = True) -> SinkUnavailable:
         return SinkUnavailable(f"sink {self.name}: {error}", in_doubt=in_doubt, hint="See the folder and its disk")

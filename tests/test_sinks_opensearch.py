@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -724,9 +723,7 @@ def test_an_index_that_was_never_ensured_is_an_error_of_the_caller(make: Make) -
         sink.write([put("1", index="strangers")])
 
 
-def test_the_report_shows_no_secret(make: Make, opensearch_prefix: Prefix) -> None:
+def test_the_settings_show_no_secret(make: Make, opensearch_prefix: Prefix) -> None:
     host = opensearch_prefix.url[len("http://") :]
     sink = start(make(url=f"http://ada:canary@{host}", password="canary", username="ada"))
-    report = sink.report()
-    assert report.version and report.facts["address"] == opensearch_prefix.url
-    assert "canary" not in json.dumps(report.facts) + repr(sink._settings).replace("url='http://ada:canary", "")
+    assert "canary" not in repr(sink._settings).replace("url='http://ada:canary", "")

@@ -21,7 +21,6 @@ from flusso_sync.sinks.base import (
     Rejected,
     RolledBack,
     Sink,
-    SinkReport,
     Write,
     park,
     quarantine_full,
@@ -158,9 +157,6 @@ class OwnSink(StatefulSink):
 
     def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
         return self.documents.get_many(index, ids)
-
-    def report(self) -> SinkReport:
-        return SinkReport(self.name, "own")
 
     def close(self) -> None:
         self._give_back()

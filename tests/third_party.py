@@ -23,7 +23,7 @@ from flusso_sync.engine.source import (
 )
 from flusso_sync.errors import SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write
+from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, Write
 
 
 class Rows:
@@ -168,9 +168,6 @@ class DictSink(Sink):
 
     def watch(self) -> List[str]:
         return []
-
-    def report(self) -> SinkReport:
-        return SinkReport(self.name, "dict")
 
     def close(self) -> None:
         self.closed += 1

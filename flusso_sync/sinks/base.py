@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
@@ -258,16 +258,6 @@ def exact_text(value: Any, indent: int = 0, depth: int = 1) -> str:
     return brackets[0] + line + f",{line}".join(parts) + line[:-indent] + brackets[1]
 
 
-@dataclass
-class SinkReport:
-    """Facts for ``/status`` and the log."""
-
-    name: str
-    kind: str
-    version: str = ""
-    facts: Dict[str, str] = field(default_factory=dict)
-
-
 class Sink(Protocol):
     """Called by: the daemon (``open`` .. ``ensure``, ``close``), writer threads (``write``, concurrently),
     build threads (``begin_build``, ``complete_build``), the confirm thread (``write_record``), the watch
@@ -416,14 +406,14 @@ class Sink(Protocol):
         """Id -> job, of all that ``write_job`` stored and that were not forgotten."""
         return {}
 
-    # What follows reads documents, for people, tests and the verifier; it needs neither ``open`` nor a lease.
-
     def inspect(self, plans: Sequence[IndexPlan], identity: Optional[SourceIdentity]) -> List[Finding]:
         """What a run for ``plans`` would be refused for or wait for here, without changing anything.
 
         ``identity``: the source the run would have, where it is known.  Needs neither ``open`` nor a lease.
         """
         return []
+
+    # What follows reads documents, for people, tests and the verifier; it needs neither ``open`` nor a lease.
 
     def get(self, index: str, id: str) -> Optional[bytes]:
         """The document that readers find under ``id``."""
@@ -462,8 +452,6 @@ class Sink(Protocol):
                 page = []
         if page:
             yield page
-
-    def report(self) -> SinkReport: ...
 
     def close(self) -> None:
         """Give the lease back and close connections; safe to call twice."""

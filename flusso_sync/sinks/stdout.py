@@ -17,7 +17,7 @@ from flusso_sync import __version__
 from flusso_sync.engine.source import Record, SourceIdentity
 from flusso_sync.errors import SinkRefused, SinkUnavailable
 from flusso_sync.schema.plan import IndexPlan
-from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, SinkReport, Write, exact, exact_text
+from flusso_sync.sinks.base import Failure, IndexReport, Rejected, Sink, Write, exact, exact_text
 
 
 class StdoutSink(Sink):
@@ -146,9 +146,6 @@ class StdoutSink(Sink):
 
     def watch(self) -> List[str]:
         return []
-
-    def report(self) -> SinkReport:
-        return SinkReport(self.name, "stdout")
 
     def close(self) -> None:
         """Standard output stays open: it is not ours."""

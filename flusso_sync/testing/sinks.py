@@ -140,11 +140,6 @@ class SinkContract:
         sink.close()
         sink.close()
 
-    def test_the_report_names_the_sink(self, make_sink: MakeSink) -> None:
-        sink = self.started(make_sink)
-        report = sink.report()
-        assert report.name == sink.name and report.kind
-
 
 class StatefulSinkContract(SinkContract):
     """For sinks that remember; ``delete_index`` plays somebody who deletes an index by hand."""

@@ -34,7 +34,6 @@ from flusso_sync.sinks.base import (
     Request,
     RolledBack,
     Sink,
-    SinkReport,
     Write,
     exact,
     park,
@@ -335,9 +334,6 @@ class MemorySink(Sink):
                 if held.building is None and held.read is None:
                     lost.append(name)
             return lost
-
-    def report(self) -> SinkReport:
-        return SinkReport(self.name, "memory")
 
     def close(self) -> None:
         with self.store.lock:

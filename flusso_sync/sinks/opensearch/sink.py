@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 from urllib.parse import urlencode
 
 from flusso_sync.engine.source import SourceIdentity
-from flusso_sync.errors import FlussoError, IndexMissing, SinkError, SinkRefused, SinkUnavailable
+from flusso_sync.errors import IndexMissing, SinkError, SinkRefused, SinkUnavailable
 from flusso_sync.findings import Finding
 from flusso_sync.schema.plan import IndexPlan
 from flusso_sync.sinks.base import (
@@ -21,7 +21,6 @@ from flusso_sync.sinks.base import (
     GenerationReport,
     IndexReport,
     RolledBack,
-    SinkReport,
     Write,
 )
 from flusso_sync.sinks.meta import MetaMissing
@@ -64,7 +63,6 @@ class OpenSearchSink(StatefulSink):
         )
         self._indexes = self._generations.indexes
         self._reader = Reader(self._client, self._names, name)
-        self._version = ""
         self._final_lock = threading.Lock()
         self._final_answers = 0
         # The server gives up on an unavailable shard before we give up on the server, so its answer is known.
@@ -79,7 +77,6 @@ class OpenSearchSink(StatefulSink):
     def open(self, identity: SourceIdentity, *, adopt: bool = False) -> None:
         about = self._client.get("/").json()
         version = about.get("version", {}) if isinstance(about, dict) else {}
-        self._version = str(version.get("number", ""))
         untested = untested_version(self.name, version)
         if untested is not None:
             log.warning("%s", untested)
@@ -242,17 +239,3 @@ class OpenSearchSink(StatefulSink):
 
     def get_many(self, index: str, ids: Sequence[str]) -> Dict[str, Found]:
         return self._reader.get_many(index, ids)
-
-    def report(self) -> SinkReport:
-        facts = {"prefix": self._settings.prefix} if self._settings.prefix else {}
-        try:
-            facts["address"] = self._client.address()
-        except FlussoError:
-            # Closed, or its address cannot be read; the rest is known all the same.
-            pass
-        for index in list(self._indexes.values()):
-            if index.read is not None:
-                facts[f"index {index.name}"] = index.read.concrete
-            if index.building is not None:
-                facts[f"index {index.name} being built"] = index.building.concrete
-        return SinkReport(self.name, "opensearch", self._version, facts)

@@ -26,7 +26,6 @@ from flusso_sync.sinks.base import (
     GenerationReport,
     IndexReport,
     RolledBack,
-    SinkReport,
     Write,
 )
 from flusso_sync.sinks.hash import shape_hash
@@ -421,15 +420,6 @@ class SqliteSink(StatefulSink):
             f" (SELECT number FROM {table} WHERE body IS NULL AND gone_at < ? LIMIT {_MOST_TOMBSTONES})",
             (int(time.time()) - TOMBSTONE_SECONDS,),
         )
-
-    def report(self) -> SinkReport:
-        facts = {"path": self._settings.path}
-        for index in list(self._indexes.values()):
-            if index.read is not None:
-                facts[f"index {index.name}"] = index.read.name
-            if index.building is not None:
-                facts[f"index {index.name} being built"] = index.building.name
-        return SinkReport(self.name, "sqlite", sqlite3.sqlite_version, facts)
 
     def close(self) -> None:
         if self._closed:
