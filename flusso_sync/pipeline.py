@@ -49,6 +49,9 @@ JOIN_SECONDS = 1.0
 #: The watch: leases, index UUIDs, the slot's guard; well inside the lease of 30 s (settled.md section 5).
 WATCH_SECONDS = 5.0
 
+#: The longest pause between two looks at a source that writes nothing: the session of its guard must not fall asleep.
+QUIET_WATCH_SECONDS = 15.0
+
 #: Records of the confirmed position are at least this far apart: with work in between, and when only idle.
 RECORD_SECONDS = 0.25
 IDLE_RECORD_SECONDS = 1.0
@@ -560,7 +563,7 @@ class Pipeline:
             heard = self._capture.heard()
             if heard is not None and heard == seen and time.monotonic() < due:
                 continue
-            seen, due = heard, time.monotonic() + self._options.lag_poll_seconds
+            seen, due = heard, time.monotonic() + min(QUIET_WATCH_SECONDS, self._options.lag_poll_seconds)
             self._look("watch of the source", self._look_at_source)
 
     def _look_at_source(self) -> Mapping[str, str]:

@@ -11,12 +11,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Set
 import psycopg
 import pytest
 
+from flusso_sync import pipeline
 from flusso_sync.backoff import Stopped
 from flusso_sync.config.load import Config
 from flusso_sync.engine.source import ChangeRun, Record
 from flusso_sync.errors import FlussoError, SlotMissing, SourceChanged, SourceRefused, SourceUnauthorized
 from flusso_sync.postgres import publication, slot
-from flusso_sync.postgres.capture import CaptureSettings, PostgresCapture
+from flusso_sync.postgres.capture import GUARD_SETTINGS, CaptureSettings, PostgresCapture
 from flusso_sync.postgres.connection import SourceAccess, connect
 from flusso_sync.postgres.replication import ReplicationStream
 from flusso_sync.status import IndexState, Status
@@ -123,6 +124,12 @@ def make(database: Database) -> Iterator[Callable[..., Rig]]:
     yield rig
     for one in made:
         one.end()
+
+
+def test_a_quiet_watch_looks_after_the_guard_before_its_session_falls_asleep() -> None:
+    falls_asleep = int(GUARD_SETTINGS["idle_session_timeout"]) / 1000
+    assert pipeline.QUIET_WATCH_SECONDS + pipeline.WATCH_SECONDS <= falls_asleep
+    assert pipeline.WATCH_SECONDS < pipeline.QUIET_WATCH_SECONDS
 
 
 def test_a_table_without_a_key_gets_its_identity_before_it_is_published(
