@@ -51,8 +51,8 @@ FEEDBACK_SECONDS = 0.5
 SILENCE_ASK_SECONDS = 10.0
 SILENCE_LIMIT_SECONDS = 30.0
 
-#: The session that holds the slot's advisory lock is looked after by the watch, every 15 s at the least; one that nobody
-#: can reach any more must give the lock up, although a proxy may still answer for it (faults A6).
+#: The session that holds the slot's advisory lock is looked after by the watch, every 15 s at the least; one that
+#: nobody can reach any more must give the lock up, although a proxy may still answer for it (faults A6).
 GUARD_SETTINGS = {"idle_session_timeout": "20000"}
 
 #: What the record notes beside the coverage by table: "identity before schema.table", and the DDL that restores it.
