@@ -44,7 +44,7 @@ FEWEST_WRITES = 20
 REFRESH_AGAIN_SECONDS = 1.0
 
 #: Beyond this many waiting bytes the engine builds no further documents for a sink.
-ROOM_BYTES = 10 * 1024 * 1024
+ROOM_BYTES = 8 * 1024 * 1024
 
 #: What a waiting write weighs beside its body.
 WRITE_OVERHEAD_BYTES = 500

@@ -27,7 +27,7 @@ OTHERS: Dict[str, Dict[str, float]] = {
 OURS = "flusso-sync"
 COLORS = {OURS: "#1565c0", "pgsync 7.3.0": "#90a4ae", "flusso 0.15.1": "#b0bec5"}
 
-WIDTH, LABEL, BAR, LINE, GAP, TOP = 900, 330, 500, 24, 14, 64
+WIDTH, LABEL, BAR, LINE, GAP, TOP = 900, 330, 440, 24, 14, 64
 
 
 class Group(NamedTuple):
@@ -104,7 +104,7 @@ def _bars(group: Group, y: int) -> Iterator[str]:
         yield f'<text x="16" y="{y + 16 + LINE}" font-size="11" fill="#678">against {escape(group.limit)}</text>'
     for number, (name, share) in enumerate(group.shares.items()):
         top = y + LINE * number
-        long = min(max(BAR * share, 2), WIDTH - LABEL - 110)
+        long = min(max(BAR * share, 2), WIDTH - LABEL - 16)
         said = f"{share:.2f}  {name}" + (f", against {group.limit}" if len(group.shares) == 1 else "")
         yield f'<rect x="{LABEL}" y="{top + 3}" width="{long:.1f}" height="{LINE - 7}" fill="{COLORS[name]}"/>'
         inside = long > BAR * 0.6
