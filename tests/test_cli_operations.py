@@ -246,7 +246,8 @@ def test_a_form_that_only_another_command_has_leaves_this_one_at_its_default(run
     assert told.exit_code == 0 and told.stdout.startswith("index ")
     assert run("indexes", FLUSSO_FORMAT="github").stdout == told.stdout
     assert "no index nothing is enabled" in run("verify", "nothing", FLUSSO_FORMAT="github").output
-    assert json.loads(run("indexes", FLUSSO_FORMAT="json").stdout)
+    # Behind it may stand what went to standard error.
+    assert json.JSONDecoder().raw_decode(run("indexes", FLUSSO_FORMAT="json").stdout)
     for wrong in (run("indexes", FLUSSO_FORMAT="yaml"), run("indexes", "--format", "github")):
         assert wrong.exit_code == 2 and "--format" in wrong.output
 

@@ -188,14 +188,25 @@ def test_what_is_on_its_way_is_waited_for_and_not_reported(
         world.rows.apply(key, value)
     world.source.at = 42
 
+    # Nobody is waited for before everything was looked at once; with the guard off, nobody at all.
+    waited_for = threading.Event()
+    read_record = world.sink.read_record
+
+    def asked() -> Optional[Record]:
+        waited_for.set()
+        return read_record()
+
+    world.sink.read_record = asked  # type: ignore[method-assign]
+
     def daemon() -> None:
-        time.sleep(0.5)
+        assert waited_for.wait(60)
         world.write({"00001": "new", "00002": None, "70000": "born"})
         world.sink.write_record(Record(confirmed=42))
 
     thread = threading.Thread(target=daemon)
     thread.start()
     result = world.verify()
+    waited_for.set()
     thread.join()
     if guard is None:
         assert (result.found, result.unsettled, result.settled) == (0, 0, True)
