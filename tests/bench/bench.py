@@ -103,7 +103,7 @@ def main() -> int:
         say("starting its servers ...")
         with rig(arguments.node) as servers:
             # ``figures`` is filled while it runs: what was measured before a failure, or Ctrl-C, is not lost.
-            kept = {**history.entry(servers, arguments.users, arguments.rounds, {}), "runs": figures}
+            kept = history.entry(servers, arguments.users, arguments.rounds, figures)
             runs = [run for run in wanted if run in RUNS]
             if runs:
                 figures.update(measure(servers, runs, arguments.users, arguments.rounds, say))

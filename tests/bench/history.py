@@ -43,8 +43,8 @@ def commit() -> str:
     return ran.stdout.strip()
 
 
-def entry(rig: Rig, users: int, rounds: int, figures: Mapping[str, Any]) -> Dict[str, Any]:
-    """One run, as it is kept."""
+def entry(rig: Rig, users: int, rounds: int, figures: Dict[str, Any]) -> Dict[str, Any]:
+    """One run, as it is kept; ``figures`` may still be filled."""
     return {
         "date": datetime.date.today().isoformat(),
         "version": flusso_sync.__version__,
@@ -52,7 +52,7 @@ def entry(rig: Rig, users: int, rounds: int, figures: Mapping[str, Any]) -> Dict
         "machine": machine(rig),
         "users": users,
         "rounds": rounds,
-        "runs": dict(figures),
+        "runs": figures,
     }
 
 
