@@ -39,6 +39,21 @@ def test_two_databases_do_not_see_each_other(postgres: PostgresServer, database:
         postgres.drop_database(other.name)
 
 
+def test_the_victim_of_a_deadlock_is_run_again_whole(database: Database) -> None:
+    # A sequence is not undone with its transaction, so that it counts the attempts.
+    database.execute(
+        "CREATE TABLE t (a int); CREATE SEQUENCE tries;"
+        " CREATE FUNCTION victim(last int) RETURNS bigint LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') <= last THEN RAISE 'as if' USING ERRCODE = 'deadlock_detected'; END IF;"
+        " RETURN lastval(); END $$"
+    )
+    assert database.execute("INSERT INTO t VALUES (1); SELECT victim(2)") == [(3,)]
+    assert database.execute("SELECT a FROM t") == [(1,)]
+    with pytest.raises(psycopg.errors.DeadlockDetected):
+        database.execute("INSERT INTO t VALUES (2); SELECT victim(1000)")
+    assert database.execute("SELECT a FROM t") == [(1,)]
+
+
 def test_settings_are_seen_by_the_next_connection_and_reset(postgres: PostgresServer, database: Database) -> None:
     assert database.execute("SHOW wal_level") == [("logical",)]
     postgres.set(work_mem="7MB")

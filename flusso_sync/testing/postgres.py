@@ -35,6 +35,8 @@ OLDEST_MAJOR = 14
 #: ``FLUSSO_POSTGRES_BIN`` names the folder of initdb and postgres, before anything else is looked at.
 BIN_VARIABLE = "FLUSSO_POSTGRES_BIN"
 START_SECONDS = 60.0
+#: So often is what fell victim to a deadlock run again.
+DEADLOCKS = 10
 STOP_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 DEFAULTS: Dict[str, Any] = {
     "listen_addresses": "127.0.0.1",
@@ -491,8 +493,15 @@ class Database:
     def execute(self, statement: str, parameters: Union[Sequence[Any], Dict[str, Any], None] = None) -> List[Row]:
         """Run ``statement`` (without parameters: any number of them) on a connection of its own and commit.
 
-        Returns the rows of the last statement that has any.
+        Returns the rows of the last statement that has any.  What falls victim to a deadlock with other writers is
+        undone whole by Postgres, and run again, a few times.
         """
+        for _ in range(DEADLOCKS):
+            with contextlib.suppress(psycopg.errors.DeadlockDetected):
+                return self._execute(statement, parameters)
+        return self._execute(statement, parameters)
+
+    def _execute(self, statement: str, parameters: Union[Sequence[Any], Dict[str, Any], None]) -> List[Row]:
         rows: List[Row] = []
         with self.connect() as connection:
             cursor = connection.execute(statement, parameters)
