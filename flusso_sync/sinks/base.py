@@ -114,7 +114,6 @@ class IndexReport:
     index: str
     seeded: bool
     generation: int = 0
-    detail: str = ""
     readable: bool = False
     progress: Optional[Mapping[str, Any]] = None
 

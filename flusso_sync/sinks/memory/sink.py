@@ -168,7 +168,6 @@ class MemorySink(Sink):
             plan.name,
             seeded,
             current.number if current else 0,
-            "skipped" if skip_build else "",
             readable=self.stateful and held.shown is not None,
             progress=held.progress,
         )

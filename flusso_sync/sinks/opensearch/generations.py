@@ -112,18 +112,14 @@ class Generations:
         index.seeded = index.read is not None and bool(before.get("seeded"))
         index.skipped = index.read is not None and bool(before.get("skipped"))
         index.switching = index.read is not None and bool(before.get("switching"))
-        detail = ""
         if index.read is not None:
             self._restore(index, found[index.read.concrete], found)
         if not index.seeded and not skip_build:
             self._find_unfinished(index, ours)
         kept = {one.concrete for one in (index.read, index.building) if one is not None}.union(index.former)
         self._delete(name, [one for one in ours.values() if one.name not in kept])
-        if not index.seeded:
-            detail = "interrupted" if index.read is not None else "unknown" if stored is None else "gone or changed"
-            if index.building is not None:
-                detail = "unfinished"
-            elif not skip_build:
+        if not index.seeded and index.building is None:
+            if not skip_build:
                 index.building, index.unclaimed = self._create(index), True
             elif index.read is None:
                 # Readers get it at once because the user asked for it.
@@ -133,8 +129,6 @@ class Generations:
                 self._switch(index, index.read)
                 index.switching = False
                 self._save(index)
-            if skip_build:
-                detail = "skipped"
         index.publish()
         self.indexes[name] = index
         current = index.read or index.building
@@ -142,7 +136,6 @@ class Generations:
             name,
             index.seeded,
             current.generation.number if current else 0,
-            detail,
             readable=index.read is not None or bool(index.former),
             progress=index.progress,
         )

@@ -150,7 +150,6 @@ class SqliteSink(StatefulSink):
             self._lease.check()
             tables = tables_of(connection)
             self._refuse_taken_name(plan.name, tables)
-            known = self._meta.read_in(connection, _document_id(plan.name)) is not None
             state = stored_state(self._meta, connection, plan.name)
             index = _Index(plan, shape_hash(plan, {"search": self._settings.search}), state)
             self._forget_gone(index, state, tables)
@@ -159,21 +158,15 @@ class SqliteSink(StatefulSink):
                 # Another schema: it is read on, and stands still, until the new one is complete.
                 state.retire(self._position)
                 state.seeded = False
-            detail = ""
             unfinished = state.building is not None and state.progress is not None
             if state.seeded or skip_build or not unfinished or state.hashes.get(state.building or 0) != index.hash:
                 state.building = state.progress = None
-            if not state.seeded:
-                detail = "interrupted" if fits else "gone or changed" if known else "unknown"
-                if state.building is not None:
-                    detail = "unfinished"
-                elif not skip_build:
+            if not state.seeded and state.building is None:
+                if not skip_build:
                     state.building, index.unclaimed = self._create(connection, index, state), True
                 elif not fits:
                     # Readers get it at once because the user asked for it.
                     state.read = state.shown = self._create(connection, index, state)
-                if skip_build:
-                    detail = "skipped"
             self._sweep(connection, state, tables)
             # Also where it stands already: a view that somebody dropped is back, one of an older release is new.
             show(connection, self._names, plan.name, state.shown)
@@ -186,7 +179,6 @@ class SqliteSink(StatefulSink):
             plan.name,
             state.seeded,
             current or 0,
-            detail,
             readable=state.shown is not None,
             progress=state.progress,
         )
