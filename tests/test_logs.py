@@ -199,7 +199,7 @@ def test_a_pipe_that_nobody_reads_costs_lines_and_no_time() -> None:
         assert pipe.logs.dropped > 0
         begin = monotonic()
         assert not pipe.logs.close(0.3)
-        assert monotonic() - begin < 1.5
+        assert monotonic() - begin < 10
         wait_for(lambda: "flusso-log" not in [t.name for t in threading.enumerate()])
 
 

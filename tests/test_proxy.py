@@ -151,7 +151,7 @@ def test_a_client_that_does_not_read_does_not_hold_up_the_end(echo: Echo) -> Non
         wait_for(lambda: proxy.bytes_up > 1_000_000)
         begin = time.monotonic()
         proxy.close()
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 10
         sender.join(5)
     assert proxy.open == 0
 
