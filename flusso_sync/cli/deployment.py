@@ -101,7 +101,7 @@ def source_at_once() -> Iterator[None]:
     try:
         yield
     except SourceUnavailable as error:
-        raise SourceError(error.message) from error
+        raise SourceError(error.message, hint="See that it runs, and mend its address or the network") from error
 
 
 def index_name(given: str) -> str:
