@@ -1,13 +1,16 @@
-"""``bin/release`` refuses what is no release, before it builds anything."""
+"""``bin/release`` refuses what is no release, before it builds anything; this checkout builds."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from tests.fix_pg import unavailable
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -68,3 +71,15 @@ def test_files_not_committed_and_a_tag_that_exists_are_refused(checkout: Path) -
     (checkout / "new").unlink()
     git(checkout, "tag", "v1.2.3")
     assert "the tag v1.2.3 exists" in said(checkout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (CHECKOUT / ".git").exists(), reason="what is released is what git knows")
+def test_this_checkout_builds_and_passes_twine_check_and_check_manifest() -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("FLUSSO_", "PYTHON"))}
+    command = [str(CHECKOUT / "bin" / "release"), "--build"]
+    ran = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    if b"cannot be had" in ran.stdout:
+        unavailable(ran.stdout.decode())
+    assert ran.returncode == 0, ran.stdout.decode()
+    assert "would be right; nothing is kept" in ran.stdout.decode()
