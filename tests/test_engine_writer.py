@@ -252,6 +252,25 @@ def test_a_build_never_replaces_a_waiting_live_write(rig: Callable[..., Rig]) ->
     assert made.sink.documents == {"a": b"new"}
 
 
+def test_a_builds_write_goes_to_its_own_generation_also_in_place_of_one_of_a_build_that_is_over(
+    rig: Callable[..., Rig],
+) -> None:
+    generations: List[Optional[int]] = []
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        generations.extend(one.generation for one in writes)
+        return ()
+
+    made = rig(answer)
+    over, build = Count(), Count()
+    # The engine enqueued the first a moment after its build was given up
+    made.writer.enqueue([Write("i", "a", b"1", build=True, generation=1)], over)
+    made.writer.enqueue([Write("i", "a", b"2", build=True, generation=2)], build)
+    made.start()
+    until(lambda: build.left == 0)
+    assert generations == [2] and made.sink.documents == {"a": b"2"}
+
+
 def test_no_document_is_in_two_requests_at_once_and_the_last_write_wins(rig: Callable[..., Rig]) -> None:
     chance = random.Random(7)
 

@@ -140,6 +140,7 @@ class SinkWriter:
                     if older.build == write.build and (write.patient or not older.patient):
                         # In its place: a sink that is away must not make a queue of what one hot document once was.
                         older.body, older.version, older.lsn = write.body, write.version, write.lsn
+                        older.generation = write.generation
                         older.tokens.append(token)
                         self._weigh(older)
                         continue
