@@ -169,6 +169,29 @@ def test_a_truncated_index_begins_anew_only_when_nothing_older_is_on_its_way(rig
     wait_for(lambda: rig.ledger.confirmed == 2)
 
 
+def test_what_a_fan_out_step_read_before_a_truncate_reaches_no_generation_that_begins_with_it(rig: Rig) -> None:
+    # Given a step that is read and not handed over yet, and a chunk of a build beside it
+    rig.sink.gate.set()
+    fan_out, build = Chunks(rig.writer), Chunks(rig.writer)
+    fan_out.live, fan_out.targets = True, {rig.writer: None}
+    before, chunk = threading.Event(), threading.Event()
+    step = fan_out.finished(rig.engine, ["gone"], before.set)
+    built = build.finished(rig.engine, ["built"], chunk.set)
+    # When the TRUNCATE is worked off before they are
+    rig.commit(1, "TRUNCATE")
+    wait_for(lambda: rig.rebuilt == [{"i": "truncated"}])
+    rig.engine.submit(step)
+    rig.engine.submit(built)
+    # Then the step is over and wrote nothing, which no change would delete; the build's end is for others to decide
+    assert before.wait(10) and chunk.wait(10)
+    assert rig.sink.documents == {"built": b"old"}
+    # And what is read from now on is written
+    after = threading.Event()
+    rig.engine.submit(fan_out.finished(rig.engine, ["there"], after.set))
+    assert after.wait(10)
+    assert rig.sink.documents == {"built": b"old", "there": b"old"}
+
+
 def test_the_batches_on_their_way_are_bounded_while_a_sink_is_away(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "OPEN_ENTRIES", 8)
     monkeypatch.setattr(module, "ROOM_WAIT_SECONDS", 0.01)

@@ -277,11 +277,16 @@ class Engine:
         spreader.add(spread, entry.position or 0, entry)
 
     def _wait_clear(self, indexes: Iterable[str]) -> None:
-        """Wait until nothing of ``indexes`` is on its way.
+        """Wait until nothing of ``indexes`` is on its way, and give up what else was read of them for every generation.
 
         What was read before a TRUNCATE must not reach the generation that begins with it: no later change would ever
-        delete it there.
+        delete it there.  What is given up, that generation's build reads again.
         """
+        with self._registering:
+            # Not the chunks of builds: one that is about to be complete would lack them where readers look.
+            live = [one for index in indexes for one in self._pending.get(index, ()) if one.work.live]
+        for pending in live:
+            pending.ids.clear()
         for writer in self._writers:
             for index in indexes:
                 while not writer.wait_clear(index, ROOM_WAIT_SECONDS):
