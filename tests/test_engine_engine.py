@@ -240,6 +240,26 @@ def test_chunks_are_registered_while_a_batch_is_read_and_lose_what_it_writes(rig
     assert rig.sink.documents == {"a": b"{}", "b": b"old"}
 
 
+def test_a_chunk_waits_for_a_mend_that_took_over_its_document(still: Rig) -> None:
+    # Given a chunk that lost a document to a mend, and another that lost none
+    lost, whole = threading.Event(), threading.Event()
+    chunks = Chunks(still.writer)
+    first = chunks.finished(still.engine, ["a"], lost.set)
+    second = chunks.finished(still.engine, [], whole.set)
+    mend = still.engine.mend("i", ["a"])
+    still.engine._mend()
+    # When both were handed over and nothing of them is left to write
+    still.engine.submit(first)
+    still.engine.submit(second)
+    still.engine._take_chunks()
+    # Then only the one counts as done: after a crash the stream would not bring the document of the other
+    assert whole.is_set() and not lost.is_set()
+    still.start()
+    still.sink.gate.set()
+    assert mend.done.wait(10)
+    assert lost.is_set() and still.sink.documents == {"a": b"{}"}
+
+
 def test_small_chunks_do_not_wait_for_a_batch_each(still: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given live changes that always wait
     waiting: List[int] = []

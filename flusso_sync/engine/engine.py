@@ -90,10 +90,22 @@ class Mend(Countdown):
 
     def __init__(self, index: str, keys: Sequence[Any], ghosts: Sequence[str] = ()) -> None:
         self.done = threading.Event()
-        super().__init__(self.done.set)
+        super().__init__(self._finish)
         self.index = index
         self.left: Sequence[Any] = keys
         self.ghosts: Sequence[str] = ghosts
+        self._overtaken: List[Pending] = []
+
+    def overtake(self, pendings: Sequence[Pending]) -> None:
+        """Let the chunks that lost ids to this wait for it: after a crash the stream does not bring these again."""
+        for pending in pendings:
+            pending.hold()
+        self._overtaken.extend(pendings)
+
+    def _finish(self) -> None:
+        for pending in self._overtaken:
+            pending.release()
+        self.done.set()
 
 
 class Engine:
@@ -245,6 +257,7 @@ class Engine:
             work.rebuild = {}
         for index, documents in built:
             entry.documents[index] = entry.documents.get(index, 0) + len(documents)
+            self._overtake(index, documents)
             self._enqueue_live(index, documents, version, entry, entry.position or 0)
         work.built = sum(len(documents) for _, documents in built)
         work.left = left
@@ -295,7 +308,6 @@ class Engine:
                     self._status.heartbeat(self._heartbeat)
 
     def _enqueue_live(self, index: str, documents: Sequence[Document], version: int, token: Token, lsn: int) -> None:
-        self._overtake(index, documents)
         rejected = [Rejected(index, d.id, d.error, lsn) for d in documents if d.error is not None]
         for writer in self._writers:
             writer.enqueue(
@@ -323,8 +335,9 @@ class Engine:
                 documents, left = snapshot.build(mend.index, mend.left)
             version = snapshot.version
         self.version = max(self.version, version)
-        ghosts = [Document(id, None) for id in mend.ghosts]
-        self._enqueue_live(mend.index, [*documents, *ghosts], version, mend, 0)
+        documents = [*documents, *(Document(id, None) for id in mend.ghosts)]
+        mend.overtake(self._overtake(mend.index, documents))
+        self._enqueue_live(mend.index, documents, version, mend, 0)
         mend.left, mend.ghosts = left, ()
 
     def _take_chunks(self, live: int = 0) -> None:
@@ -370,14 +383,20 @@ class Engine:
                 self._pending[work.index].remove(pending)
             pending.release()
 
-    def _overtake(self, index: str, documents: Sequence[Document], but: Optional[Pending] = None) -> None:
-        """What is written to the generations that are kept current is no chunk's business any more."""
+    def _overtake(self, index: str, documents: Sequence[Document], but: Optional[Pending] = None) -> List[Pending]:
+        """What is written to the generations that are kept current is no chunk's business any more.
+
+        Returns the chunks that lost something; their reader holds each of them still.
+        """
         with self._registering:
             pendings = [pending for pending in self._pending.get(index, ()) if pending is not but]
-        if pendings:
-            ids = {document.id for document in documents}
-            for pending in pendings:
-                pending.ids -= ids
+        if not pendings:
+            return []
+        ids = {document.id for document in documents}
+        losers = [pending for pending in pendings if not pending.ids.isdisjoint(ids)]
+        for pending in losers:
+            pending.ids -= ids
+        return losers
 
 
 class _Batch:

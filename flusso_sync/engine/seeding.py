@@ -5,7 +5,8 @@ builds from.  Every live write removes its id from all pending sets; of a finish
 pending is written.  Dropping a chunk's read is safe: what the live snapshot did not see is still to come.
 
 How far a build is stands in the sinks that it goes to, so that the next start goes on from there.  A chunk whose ids a
-live write took over counts as done, too: the source sends that write again unless it is durable.
+live write took over counts as done, too: the source sends that write again unless it is durable.  One whose ids a
+``Mend`` took over waits for it.
 """
 
 from __future__ import annotations
