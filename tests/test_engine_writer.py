@@ -362,6 +362,82 @@ def test_a_rejected_document_is_parked_under_skip_and_freed_when_it_succeeds(rig
     assert made.status.snapshot().indexes["i"].quarantined == 0
 
 
+def test_what_the_source_could_not_render_is_not_freed_by_a_write_that_was_read_before(rig: Callable[..., Rig]) -> None:
+    # Given a write that waits while the source fails to render its document anew
+    made = rig(policy=OnError.SKIP)
+    token = Count()
+    made.writer.enqueue([write("a", "1")], token)
+    made.writer.park([Rejected("i", "a", "cannot be rendered", 7)], token)
+    # When the write becomes durable, then what is found is older than the row, and is listed on
+    made.start()
+    until(lambda: token.left == 0)
+    assert made.sink.documents == {"a": b"1"} and made.sink.released == []
+    assert made.status.snapshot().indexes["i"].quarantined == 1
+    made.writer.enqueue([write("a", "2")], token)
+    until(lambda: token.left == 0)
+    assert made.sink.released == ["a"] and made.status.snapshot().indexes["i"].quarantined == 0
+
+
+def test_a_write_that_takes_the_place_of_one_read_before_the_parking_frees_the_document(
+    rig: Callable[..., Rig],
+) -> None:
+    made = rig(policy=OnError.SKIP)
+    token = Count()
+    made.writer.enqueue([write("a", "1")], token)
+    made.writer.park([Rejected("i", "a", "cannot be rendered", 7)], token)
+    made.writer.enqueue([write("a", "2")], token)
+    made.start()
+    until(lambda: token.left == 0)
+    assert made.sink.documents == {"a": b"2"} and made.sink.released == ["a"]
+
+
+def test_a_write_that_waited_while_an_older_one_was_refused_frees_the_document(rig: Callable[..., Rig]) -> None:
+    asked, go = threading.Event(), threading.Event()
+
+    def answer(writes: Sequence[Write]) -> Sequence[Failure]:
+        if writes[0].body == b"bad":
+            asked.set()
+            go.wait(10)
+            return [Failure(0, FailureKind.REJECTED, "bad", 400)]
+        return ()
+
+    made = rig(answer, OnError.SKIP)
+    token = Count()
+    made.writer.enqueue([write("a", "bad")], token)
+    made.start()
+    assert asked.wait(10)
+    made.writer.enqueue([write("a", "good")], token)
+    go.set()
+    until(lambda: token.left == 0)
+    assert [one.id for one in made.sink.parked] == ["a"] and made.sink.released == ["a"]
+
+
+def test_a_document_that_is_parked_while_its_older_entry_is_forgotten_is_listed(rig: Callable[..., Rig]) -> None:
+    made = rig(policy=OnError.SKIP)
+    token = Count()
+    listed: List[str] = []
+    parking: List[threading.Thread] = []
+    # Given a parked document whose newer write became durable
+    made.sink.quarantine = lambda documents: listed.extend(one.id for one in documents)  # type: ignore[method-assign]
+    made.writer.park([Rejected("i", "a", "cannot be rendered", 7)], token)
+
+    def free(index: str, ids: Sequence[str]) -> None:
+        # When the source fails to render it once more, at that very moment
+        again = [Rejected("i", "a", "cannot be rendered", 8)]
+        parking.append(threading.Thread(target=made.writer.park, args=(again, token)))
+        parking[0].start()
+        parking[0].join(0.2)
+        listed.clear()
+
+    made.sink.release = free  # type: ignore[method-assign]
+    made.writer.enqueue([write("a", "1")], token)
+    made.start()
+    until(lambda: token.left == 0)
+    parking[0].join(10)
+    # Then the later of the two lasts
+    assert listed == ["a"] and made.status.snapshot().indexes["i"].quarantined == 1
+
+
 def test_mostly_rejected_stops_even_under_skip(rig: Callable[..., Rig]) -> None:
     made = rig(lambda writes: [Failure(i, FailureKind.REJECTED, "mapping", 400) for i in range(30)], OnError.SKIP)
     token = Count()

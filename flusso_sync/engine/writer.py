@@ -119,7 +119,13 @@ class SinkWriter:
         # What failed may since have been handed to a write of another request, so the outage is the sink's.
         self._outage = Outage(status, f"sink {sink.name}")
         self._requests = self._requests_in_flight = self._written = self._retries = 0
-        self._parked: Set[Lane] = {(index, id) for index, ids in sink.quarantined().items() for id in ids}
+        #: How often something was enqueued or parked by the engine: what comes later was read later (``Write.order``).
+        self._order = 0
+        #: Parked documents, and the order of what was refused: only a later write makes one right.
+        self._parked: Dict[Lane, int] = {(index, id): 0 for index, ids in sink.quarantined().items() for id in ids}
+        #: Held while the quarantine is changed, or one who frees a document could forget another's later parking of it;
+        #: whoever waits in place for the sink meanwhile ends with the stop event.
+        self._parking = threading.Lock()
 
     # -- the engine's side ------------------------------------------------------------------------
 
@@ -127,9 +133,11 @@ class SinkWriter:
         """Queue writes, the newest of their ids; ``token`` is released once for each when it is durable."""
         token.hold(len(writes))
         with self._changed:
+            self._order += 1
             for write in writes:
                 lane = (write.index, write.id)
                 older = self._waiting.get(lane)
+                write.order = self._order
                 write.tokens.append(token)
                 if older is not None:
                     if write.build and not older.build:
@@ -140,7 +148,7 @@ class SinkWriter:
                     if older.build == write.build and (write.patient or not older.patient):
                         # In its place: a sink that is away must not make a queue of what one hot document once was.
                         older.body, older.version, older.lsn = write.body, write.version, write.lsn
-                        older.generation = write.generation
+                        older.generation, older.order = write.generation, write.order
                         older.tokens.append(token)
                         self._weigh(older)
                         continue
@@ -217,7 +225,10 @@ class SinkWriter:
     def park(self, rejected: Sequence[Rejected], token: Token) -> None:
         """Judge documents that the source could not render: the same policies as a sink's refusal."""
         token.hold(len(rejected))
-        self._park(rejected, Counter())
+        with self._changed:
+            self._order += 1
+            order = self._order
+        self._park([(document, order) for document in rejected], Counter())
         token.release(len(rejected))
 
     def at_risk(self, index: str) -> List[str]:
@@ -519,22 +530,28 @@ class SinkWriter:
             with self._changed:
                 self._dirty.update(live)
         if self._parked:
-            freed: Dict[str, List[str]] = {}
-            with self._changed:
-                for write in writes:
-                    if (write.index, write.id) in self._parked:
-                        freed.setdefault(write.index, []).append(write.id)
-            for index, ids in freed.items():
-                self._insist(lambda i=index, gone=ids: self.sink.release(i, gone))  # type: ignore[misc]
-                with self._changed:
-                    self._parked.difference_update((index, id) for id in ids)
-                self._count_parked(index)
+            with self._parking:
+                self._free(writes)
         _release(writes, stage)
+
+    def _free(self, writes: Sequence[Write]) -> None:
+        """Let what was parked before ``writes`` were enqueued leave the quarantine; ``_parking`` is held."""
+        freed: Dict[str, List[str]] = {}
+        with self._changed:
+            for write in writes:
+                if write.order > self._parked.get((write.index, write.id), write.order):
+                    freed.setdefault(write.index, []).append(write.id)
+        for index, ids in freed.items():
+            self._insist(lambda i=index, gone=ids: self.sink.release(i, gone))  # type: ignore[misc]
+            with self._changed:
+                for id in ids:
+                    del self._parked[(index, id)]
+            self._count_parked(index)
 
     def _reject(self, rejected: Sequence[Tuple[Write, str]], sent: "Counter[str]") -> None:
         self._park(
             [
-                Rejected(index=write.index, id=write.id, reason=reason, lsn=write.lsn, delete=write.body is None)
+                (Rejected(write.index, write.id, reason, write.lsn, delete=write.body is None), write.order)
                 for write, reason in rejected
             ],
             sent,
@@ -545,7 +562,9 @@ class SinkWriter:
         with self._changed:
             return Counter(lane[0] for lane in lanes if lane not in self._parked)
 
-    def _park(self, rejected: Sequence[Rejected], sent: "Counter[str]") -> None:
+    def _park(self, refused: Sequence[Tuple[Rejected, int]], sent: "Counter[str]") -> None:
+        """Judge documents, each with the order of what was refused, and put them into the quarantine."""
+        rejected = [document for document, _ in refused]
         counts = Counter(document.index for document in rejected)
         fresh = self._unparked((document.index, document.id) for document in rejected)
         for document in rejected:
@@ -563,10 +582,16 @@ class SinkWriter:
                     hint="So many at once show a fault of the mapping; see why and rebuild the index",
                     index=document.index,
                 )
-        self._insist(lambda: self.sink.quarantine(rejected))
-        for document in rejected:
+        with self._parking:
+            self._insist(lambda: self.sink.quarantine(rejected))
             with self._changed:
-                self._parked.add((document.index, document.id))
+                for document, order in refused:
+                    lane = (document.index, document.id)
+                    # What is refused last may have been read first.
+                    self._parked[lane] = max(order, self._parked.get(lane, 0))
+            for index in counts:
+                self._count_parked(index)
+        for document in rejected:
             log.warning(
                 "document %s/%s parked: %s",
                 document.index,
@@ -575,8 +600,6 @@ class SinkWriter:
                 extra={"index": document.index, "lsn": format_lsn(document.lsn)},
             )
             self._observer.on_document_quarantined(document.index, document.id, document.reason)
-        for index in counts:
-            self._count_parked(index)
 
     def _count_parked(self, index: str) -> None:
         with self._changed:

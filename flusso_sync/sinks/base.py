@@ -40,6 +40,7 @@ class Write:
         "lsn",
         "generation",
         "patient",
+        "order",
         "state",
         "tokens",
         "tries",
@@ -65,7 +66,8 @@ class Write:
         self.generation = generation
         #: Live writes go before it: a build, or a change that shows in very many documents.
         self.patient = build
-        # The four below belong to the writer.
+        # The five below belong to the writer.
+        self.order = 0
         self.state = 0
         self.tokens: List[object] = []
         self.tries = 0
