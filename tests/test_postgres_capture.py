@@ -196,6 +196,35 @@ def test_a_rebuild_that_one_attempt_found_necessary_is_not_forgotten_by_the_next
     assert set(rig.capture.prepare(None, rig.stop).rebuild) == {"parents"}
 
 
+@pytest.mark.parametrize("recorded", ["all", "not all", "nothing"])
+def test_a_published_table_that_no_record_knows_is_copied_only_after_older_transactions(
+    make: Callable[..., Rig], database: Database, recorded: str
+) -> None:
+    # Given a slot and a publication that tells of everything
+    rig = make()
+    coverage = dict(rig.prepare().coverage)
+    rig.capture.close()
+    if recorded == "not all":
+        # As after a start that ended before its wait did, or after an ALTER PUBLICATION by hand.
+        del coverage["public.children"]
+    record = None if recorded == "nothing" else rig.recorded(coverage)
+    # When somebody has been writing since before
+    again = make()
+    prepared: List[Any] = []
+    thread = threading.Thread(target=lambda: prepared.append(again.prepare(record)))
+    with database.connect(autocommit=False) as writer:
+        writer.execute("INSERT INTO children VALUES (1, 1)")
+        thread.start()
+        if recorded != "all":
+            pid = f"pid {writer.info.backend_pid},"
+            wait_for(lambda: any(pid in trouble.what for trouble in again.status.troubles()), 20, "it waits")
+            assert not prepared
+            writer.commit()
+        thread.join(20)
+    # Then nothing is rebuilt, for what is not built yet is built anyway
+    assert prepared[0].rebuild == {} and not again.status.troubles()
+
+
 def _failing(*args: Any) -> None:
     raise ConnectionResetError("now")
 

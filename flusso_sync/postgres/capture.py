@@ -276,7 +276,10 @@ class PostgresCapture(Capture):
             # Kept over attempts: what one of them has altered looks right to the next.
             rebuild = self._rebuild
             rebuild.update(self._missed(connection, survey, record))
-            if rebuild:
+            # A table that the record does not know may have been published by hand, or by a start that ended before its
+            # wait did; and whatever is not built yet is copied at once.
+            unknown = record is None or not record.coverage.keys() >= survey.marks.keys()
+            if rebuild or (existing is not None and unknown):
                 slot.wait_for_older(connection, stop, self._waiting)
                 self._status.clear_trouble("source transactions")
             for plan in self._plans:

@@ -184,8 +184,15 @@ def wait_for_older(
     connection: "psycopg.Connection[Any]", stop: threading.Event, waiting: Callable[[str], None]
 ) -> None:
     """Wait until every transaction that is open now has ended (promise 1: a table added to a live publication)."""
-    # An id of our own is newer than every open transaction; a snapshot ends at the last completed one.
-    limit = int(rows(connection, "select pg_current_xact_id()::text")[0][0])
+    # An id of our own is newer than every open transaction; a snapshot ends at the last completed one, and a standby,
+    # which has no ids of its own, knows nothing newer.
+    limit = int(
+        rows(
+            connection,
+            "select case when pg_is_in_recovery() then pg_snapshot_xmax(pg_current_snapshot())"
+            " else pg_current_xact_id() end::text",
+        )[0][0]
+    )
     while int(rows(connection, "select pg_snapshot_xmin(pg_current_snapshot())::text")[0][0]) < limit:
         waiting(f"copying a newly published table waits for open transactions: {_writers(connection)}")
         if stop.wait(0.2):

@@ -30,9 +30,9 @@ def schema(table: str) -> "dict[str, object]":
     }
 
 
-@pytest.mark.parametrize("guard", [None, "older_transactions_forgotten"])
+@pytest.mark.parametrize(("guard", "killed"), [(None, False), (None, True), ("older_transactions_forgotten", False)])
 def test_what_an_open_transaction_wrote_to_a_table_before_it_was_added_is_copied(
-    deploy: MakeDeployment, tmp_path: Path, heals: Heals, guard: str
+    deploy: MakeDeployment, tmp_path: Path, heals: Heals, guard: str, killed: bool
 ) -> None:
     # Given a live deployment of one table
     case = OwnCase(tmp_path, TABLES, {name: schema(name) for name in ("first", "second")})
@@ -51,15 +51,24 @@ def test_what_an_open_transaction_wrote_to_a_table_before_it_was_added_is_copied
         if guard:
             deployment.settle()
         else:
-            daemon.wait_for_status(
-                lambda s: any(
-                    "waits for open transactions" in trouble["what"]
-                    and f"pid {writer.info.backend_pid}," in trouble["what"]
-                    for trouble in s["trouble"]
-                ),
-                60,
-                "it says whom it waits for",
-            )
+
+            def waits() -> None:
+                daemon.wait_for_status(
+                    lambda s: any(
+                        "waits for open transactions" in trouble["what"]
+                        and f"pid {writer.info.backend_pid}," in trouble["what"]
+                        for trouble in s["trouble"]
+                    ),
+                    60,
+                    "it says whom it waits for",
+                )
+
+            waits()
+            if killed:
+                # The next start finds the table in the publication.
+                daemon.kill()
+                deployment.start()
+                waits()
             told = deployment.database.execute("SELECT tablename::text FROM pg_publication_tables ORDER BY 1")
             assert told == [("first",), ("second",)], "the publication is there before the copy"
             writer.execute("INSERT INTO second VALUES (22, 'written after')")
