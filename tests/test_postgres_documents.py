@@ -367,3 +367,43 @@ def test_every_id_of_every_case_is_taken_apart_and_found_again(database: Databas
             assert ids, index
             assert documents.existing(index, [*ids, "no key: gives this"]) == set(ids), index
             assert set(documents.keys_of(index, [*ids, "no key: gives this"])) >= set(ids), index
+#: What a user's function may raise for one row alone.
+RAISED = {
+    "an exception": "RAISE EXCEPTION 'not this one'",
+    "a code of its own": "RAISE EXCEPTION 'not this one' USING ERRCODE = 'MY001'",
+    "an assertion": "ASSERT false, 'not this one'",
+    "a check": "RAISE check_violation USING MESSAGE = 'not this one'",
+    "bad data": "RETURN 1 / (id - 2) IS NULL",
+}
+
+
+@pytest.mark.parametrize("raised", list(RAISED))
+def test_a_row_for_which_a_raw_filter_raises_is_rejected_alone(
+    make: Callable[..., PostgresDocuments], database: Database, raised: str
+) -> None:
+    documents = make()
+    database.execute("INSERT INTO things SELECT generate_series(-3, 5)")
+    database.execute(
+        "CREATE OR REPLACE FUNCTION slow(id int) RETURNS boolean LANGUAGE plpgsql STABLE AS"
+        f" $$ BEGIN IF id = 2 THEN {RAISED[raised]}; END IF; RETURN id > 0; END $$"
+    )
+    keys = [(str(n),) for n in range(-3, 6)]
+    with documents.snapshot((), threading.Event()) as snapshot:
+        by_key, rest = snapshot.build("things", keys)
+    assert not rest
+    chunk = documents.next_chunk("things", None, None, 100)
+    assert chunk is not None
+    with documents.snapshot((), threading.Event()) as snapshot:
+        of_chunk, rest = snapshot.build_chunk(chunk)
+    assert not rest
+    for built in (by_key, of_chunk):
+        assert {d.id for d in built if d.body is not None} == {"1", "3", "4", "5"}
+        (error,) = [d.error for d in built if d.id == "2"]
+        assert error is not None and "cannot be rendered" in error
+        assert raised == "bad data" or "not this one" in error
+    # Those that are no documents are deleted live, and no part of a build.
+    assert {d.id for d in by_key if d.body is None} == {"-3", "-2", "-1", "0", "2"}
+    assert len(of_chunk) == 5
+    assert documents.next_chunk("things", chunk.upper, None, 100) is None
+
+

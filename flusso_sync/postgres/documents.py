@@ -56,8 +56,9 @@ MOST_KEYS = 8192
 #: bodies, the request), and larger ones are not faster.
 CHUNK_BYTES = 4 * 1024 * 1024
 
-#: What a row that cannot be rendered makes of its statement: bad data, or a document over 1 GB.
-UNRENDERABLE = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded)
+#: How the SQLSTATE begins of what a row makes of its statement that cannot be rendered: bad data (21 to 23), a document
+#: over 1 GB (54), and whatever a function of a raw filter raises (P, 20, 2F, 38, 39).
+UNRENDERABLE = ("20", "21", "22", "23", "2F", "38", "39", "54", "P")
 
 #: OpenSearch refuses a whole request for an id longer than this (settled.md section 6).
 MOST_ID_BYTES = 512
@@ -108,6 +109,19 @@ class DocumentSettings:
 class _Place(NamedTuple):
     """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper`` of what ``statements``
     read; ``keys`` of its documents."""
+class _Unrenderable(Exception):
+    """A statement failed because of what a row holds; ``reason`` is what Postgres said."""
+
+    def __init__(self, error: psycopg.Error) -> None:
+        super().__init__(error)
+        self.reason = error.diag.message_primary or type(error).__name__
+
+
+def _is_of_a_row(error: psycopg.Error) -> bool:
+    """Whether ``error`` comes of what a row holds.  A code that no class of Postgres has, a user's function made up."""
+    return (error.sqlstate or "").startswith(UNRENDERABLE) or type(error) is psycopg.DatabaseError
+
+
 
     statements: IndexStatements
     lower: Optional[Key]
@@ -560,7 +574,7 @@ class PostgresDocuments(Documents):
         statement = self._statements[index].lookup
         try:
             rows = self._guarded(connection, statement, self._parameters(asked))
-        except UNRENDERABLE as error:
+        except _Unrenderable as error:
             return self._bisect(connection, index, asked, error), rest
         except psycopg.errors.QueryCanceled:
             # The same statement would take too long again.
@@ -583,23 +597,25 @@ class PostgresDocuments(Documents):
         return [*columns, self._settings.batch_bytes, self._settings.max_document_bytes]
 
     def _guarded(self, connection: "psycopg.Connection[Any]", statement: str, parameters: Sequence[Any]) -> List[Any]:
-        """Run a build so that a row it cannot render leaves the transaction usable."""
+        """Run a build so that a row it cannot render leaves the transaction usable; that raises ``_Unrenderable``."""
         try:
             with connection.pipeline():
                 connection.execute("SAVEPOINT build")
                 cursor = connection.execute(statement, parameters, binary=True)
                 connection.execute("RELEASE SAVEPOINT build")
                 return cursor.fetchall()
-        except UNRENDERABLE:
+        except psycopg.Error as error:
+            if not _is_of_a_row(error):
+                raise
             connection.execute("ROLLBACK TO SAVEPOINT build")
-            raise
+            raise _Unrenderable(error) from error
 
     def _bisect(
-        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Key], error: psycopg.Error
+        self, connection: "psycopg.Connection[Any]", index: str, keys: Sequence[Key], error: _Unrenderable
     ) -> List[Document]:
         """Find the rows that cannot be rendered: they are rejected, their neighbours are built (faults C8)."""
         if len(keys) == 1:
-            reason = f"the row cannot be rendered: {error.diag.message_primary or type(error).__name__}"
+            reason = f"the row cannot be rendered: {error.reason}"
             return [Document(self._id(connection, index, keys[0]), None, reason)]
         half = len(keys) // 2
         documents: List[Document] = []
@@ -608,7 +624,7 @@ class PostgresDocuments(Documents):
             while left:
                 try:
                     rows = self._guarded(connection, self._statements[index].lookup, self._parameters(left))
-                except UNRENDERABLE as deeper:
+                except _Unrenderable as deeper:
                     documents.extend(self._bisect(connection, index, left, deeper))
                     break
                 later = []
@@ -661,7 +677,7 @@ class PostgresDocuments(Documents):
         parameters = [array_literal(column) for column in zip(*(key for _, key in keys))]
         try:
             rows = self._guarded(connection, self._statements[index].ids, parameters)
-        except UNRENDERABLE:
+        except _Unrenderable:
             if len(keys) == 1:
                 return {}
             half = len(keys) // 2
@@ -693,7 +709,7 @@ class PostgresDocuments(Documents):
         parameters = [array_literal(column) for column in zip(*(key for _, key in keys))]
         try:
             rows = self._guarded(connection, self._statements[index].existing, parameters)
-        except UNRENDERABLE:
+        except _Unrenderable:
             if len(keys) == 1:
                 return {keys[0][0]}
             half = len(keys) // 2
@@ -825,7 +841,7 @@ class PostgresDocuments(Documents):
         bounds = [*(place.lower or ()), *place.upper]
         try:
             rows = self._guarded(connection, statement, [*bounds, *budget])
-        except UNRENDERABLE:
+        except _Unrenderable:
             # One row cannot be rendered: by key, the others can.
             return self._shown(self._build(connection, chunk.index, place.keys))
         except psycopg.errors.QueryCanceled:
@@ -969,7 +985,13 @@ class _PostgresSnapshot(Snapshot):
             statement = statements.chunk_first if lower is None else statements.chunk_after
         else:
             statement = statements.chunk_until if lower is None else statements.chunk_between
-        return self.connection.execute(statement, [*(lower or ()), *(upper or ()), rows], binary=True).fetchall()
+        parameters = [*(lower or ()), *(upper or ()), rows]
+        try:
+            return self._documents._guarded(self.connection, statement, parameters)
+        except _Unrenderable:
+            # A filter cannot judge one of the rows: all of them are built, and that one is found to be the one.
+            unjudged = statement.replace(statements.shown, "true", 1)
+            return self.connection.execute(unjudged, parameters, binary=True).fetchall()
 
     def resolve(self, runs: Sequence[ChangeRun]) -> Resolution:
         return self._documents._resolve(self.connection, runs)

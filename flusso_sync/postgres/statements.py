@@ -99,7 +99,7 @@ class IndexStatements:
     key's index: (shown, rows so far, id, k key texts), one row for each document and in any case one for the
     last root row, whose ``shown`` may be false.  No rows at all: the end.  ``chunk_until`` (k texts: upper bound, then
     limit) and ``chunk_between`` (k texts: lower bound, k texts: upper bound, then limit) do so up to and including
-    that row.
+    that row.  ``shown``: the expression in all of these that tells whether a row is a document.
 
     ``ids``: k arrays ``text[]`` of key texts; one row for each key in the order given: (id).
 
@@ -119,6 +119,7 @@ class IndexStatements:
     chunk_after: str
     chunk_until: str
     chunk_between: str
+    shown: str
     ids: str
     existing: str
     by_id: str
@@ -141,6 +142,7 @@ def compile_statements(bound: BoundIndex, leaf: Optional[Relation] = None) -> In
         chunk_after=compiler.chunk(after=True, until=False),
         chunk_until=compiler.chunk(after=False, until=True),
         chunk_between=compiler.chunk(after=True, until=True),
+        shown=compiler.shown(),
         ids=compiler.ids(),
         existing=compiler.existing(),
         by_id=compiler.by_id(),
@@ -278,8 +280,7 @@ FROM (
     def chunk(self, *, after: bool, until: bool) -> str:
         root = self._root()
         width = len(self._key)
-        shown = self._shown(root)
-        flag = f"({_all(shown)}) IS TRUE" if shown else "true"
+        flag = self._flag(root)
         keys = ", ".join(f"{root(name)}::pg_catalog.text AS key{place}" for place, name in enumerate(self._key, 1))
         names = ", ".join(f"c.key{place}" for place in range(1, width + 1))
         order = ", ".join(root(name) for name in self._bound.walk)
@@ -299,6 +300,13 @@ FROM (
     ) AS w
 ) AS c
 WHERE c.shown OR c.last"""
+
+    def shown(self) -> str:
+        return self._flag(self._root())
+
+    def _flag(self, root: _Scope) -> str:
+        shown = self._shown(root)
+        return f"({_all(shown)}) IS TRUE" if shown else "true"
 
     def estimate(self) -> str:
         name = literal(table_name(self._bound.plan.root))

@@ -85,3 +85,42 @@ def test_each_awkward_value_is_held_or_refused_and_its_neighbours_arrive(
     deployment.database.execute("UPDATE oddities SET j = '{}' WHERE id IN ('zero in json', 'lone surrogate')")
     daemon.wait_for_status(lambda s: s["index_details"]["values"]["quarantined"] == 3, 60, "three are left")
     assert {"zero in json", "lone surrogate"} <= deployment.documents("values").keys()
+
+
+JUDGED = """
+    CREATE FUNCTION judge(name text) RETURNS boolean LANGUAGE plpgsql STABLE AS
+        $$ BEGIN IF name = 'raise' THEN RAISE EXCEPTION 'not this one'; END IF; RETURN name <> 'hide'; END $$;
+    CREATE TABLE judged (id int PRIMARY KEY, name text);
+    INSERT INTO judged SELECT i, 'fine' FROM generate_series(1, 60) i;
+"""
+JUDGED_SCHEMA = {
+    "version": 1,
+    "table": "judged",
+    "primary_key": "id",
+    "filters": [{"raw": "judge(name)"}],
+    "fields": [{"integer": "id", "required": True}, {"keyword": "name", "required": False}],
+}
+
+
+@pytest.mark.parametrize("moment", ["built", "live"])
+def test_a_row_for_which_a_raw_filter_raises_is_parked_and_stops_nobody(
+    deploy: MakeDeployment, tmp_path: Path, moment: str
+) -> None:
+    deployment = deploy(OwnCase(tmp_path, JUDGED, {"judged": JUDGED_SCHEMA}), on_error="skip")
+    awkward = "UPDATE judged SET name = CASE WHEN id = 7 THEN 'raise' ELSE 'hide' END WHERE id IN (7, 8)"
+    if moment == "built":
+        deployment.database.execute(awkward)
+        daemon = deployment.start()
+    else:
+        daemon = deployment.start()
+        deployment.settle()
+        deployment.database.execute(f"UPDATE judged SET name = 'still fine'; {awkward}")
+    deployment.settle()
+    assert daemon.status()["index_details"]["judged"]["quarantined"] == 1, daemon.log_tail()
+    # What is parked stays as it was.
+    held = {str(n) for n in range(1, 61)} - {"8"}
+    assert deployment.documents("judged").keys() == (held - {"7"} if moment == "built" else held)
+    deployment.database.execute("UPDATE judged SET name = 'mended' WHERE id IN (7, 8)")
+    daemon.wait_for_status(lambda s: s["index_details"]["judged"]["quarantined"] == 0, 60, "none is left")
+    deployment.settle()
+    assert len(deployment.documents("judged")) == 60
