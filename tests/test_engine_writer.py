@@ -13,7 +13,7 @@ from flusso_sync.engine import writer as module
 from flusso_sync.engine.policies import FailurePolicies, OnError
 from flusso_sync.engine.writer import BUILD_SHARE, REQUEST_WRITES, SinkWriter
 from flusso_sync.errors import DocumentRejected, PayloadTooLarge, SinkUnavailable
-from flusso_sync.observer import Observer, Stage
+from flusso_sync.observer import Observer, Stage, StatusObserver
 from flusso_sync.sinks.base import Failure, FailureKind, Rejected, Write
 from flusso_sync.status import Status
 from flusso_sync.worker import Worker
@@ -436,6 +436,17 @@ def test_a_document_that_is_parked_while_its_older_entry_is_forgotten_is_listed(
     parking[0].join(10)
     # Then the later of the two lasts
     assert listed == ["a"] and made.status.snapshot().indexes["i"].quarantined == 1
+
+
+def test_a_document_that_is_parked_twice_is_counted_once(rig: Callable[..., Rig]) -> None:
+    made = rig(lambda writes: [Failure(0, FailureKind.REJECTED, "bad", 400)], OnError.SKIP)
+    made.writer._observer = StatusObserver(made.status)
+    token = Count()
+    made.start()
+    for _ in range(2):
+        made.writer.enqueue([write("a", "1")], token)
+        until(lambda: token.left == 0)
+        assert made.status.snapshot().indexes["i"].quarantined == 1
 
 
 def test_mostly_rejected_stops_even_under_skip(rig: Callable[..., Rig]) -> None:

@@ -589,8 +589,6 @@ class SinkWriter:
                     lane = (document.index, document.id)
                     # What is refused last may have been read first.
                     self._parked[lane] = max(order, self._parked.get(lane, 0))
-            for index in counts:
-                self._count_parked(index)
         for document in rejected:
             log.warning(
                 "document %s/%s parked: %s",
@@ -600,6 +598,9 @@ class SinkWriter:
                 extra={"index": document.index, "lsn": format_lsn(document.lsn)},
             )
             self._observer.on_document_quarantined(document.index, document.id, document.reason)
+        # Last: the observer counted those again that were parked before.
+        for index in counts:
+            self._count_parked(index)
 
     def _count_parked(self, index: str) -> None:
         with self._changed:
