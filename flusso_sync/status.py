@@ -596,6 +596,14 @@ class Status:
         with self._changed:
             self._deduplicated += n
 
+    def untraceable(self, changes: Mapping[str, int]) -> None:
+        """So many changes of each table did not tell which documents had shown the row before."""
+        with self._changed:
+            counted = dict(self._facts.get("untraceable_changes", {}))
+            for table, n in changes.items():
+                counted[table] = counted.get(table, 0) + n
+            self._facts["untraceable_changes"] = dict(sorted(counted.items()))
+
     def progressed(self) -> None:
         """Something moved that no counter shows, so that a backlog does not count as stalled."""
         with self._changed:

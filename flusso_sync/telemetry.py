@@ -48,6 +48,9 @@ _SINK_COUNTERS: Mapping[str, "tuple[str, str]"] = {
     "flusso.sink.retries": ("retries", "documents that had to be sent again"),
 }
 
+#: Troubles that have a series of their own: of very many at once, the oldest.
+TROUBLES_NAMED = 20
+
 #: How often metrics are pushed over OTLP.
 PUSH_INTERVAL_MILLIS = 10_000
 
@@ -143,6 +146,10 @@ class Telemetry:
                 "builds spared because the same batch asked for the document before",
                 lambda s: s.documents_deduplicated,
             ),
+            "flusso.untraceable_changes": (
+                "changes that did not tell which documents had shown the row before",
+                lambda s: sum(s.facts.get("untraceable_changes", {}).values()),
+            ),
             "flusso.batches": ("flushed batches", lambda s: s.batches),
             "flusso.errors": ("errors that stopped the pipeline", lambda s: s.errors),
             "flusso.observer.events_dropped": (
@@ -195,6 +202,11 @@ class Telemetry:
             "flusso.ready": ("1 while changes flow or are proven idle", "", _plain(lambda s: int(s.ready))),
             "flusso.gap": ("1 while changes were lost and indexes are rebuilt", "", _plain(lambda s: int(bool(s.gap)))),
             "flusso.troubles": ("things that are wrong now", "", _plain(lambda s: len(s.troubles))),
+            "flusso.trouble": (
+                "1 for each thing that is wrong now",
+                "",
+                lambda s: [Observation(1, {"key": trouble.key}) for trouble in s.troubles[:TROUBLES_NAMED]],
+            ),
             "flusso.index.state": (
                 "1 for the state each index is in",
                 "",

@@ -15,6 +15,7 @@ import yaml
 from flusso_sync.observer import BatchStats, Stage
 from flusso_sync.status import IndexState
 from flusso_sync.telemetry import Telemetry
+from tests.fix_pg import unavailable
 from tests.scenes import building
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,9 @@ METRIC = re.compile(r"\b(flusso_[a-z_]+|target_info)\b")
 @pytest.fixture(scope="module")
 def families() -> Set[str]:
     """Every name that is ever scraped, samples of histograms included."""
-    telemetry = Telemetry(building(), {})
+    status = building()
+    status.trouble("source", "it is away")
+    telemetry = Telemetry(status, {})
     observer = telemetry.observer()
     observer.on_index_seeded("users")
     observer.on_batch_committed(BatchStats(1, 1, {"users": 1}, 0.1))
@@ -95,7 +98,8 @@ def test_promtool_takes_the_rules() -> None:
     unpacked = CHECKOUT / ".cache" / "prometheus" / "usr" / "bin" / "promtool"
     promtool = shutil.which("promtool") or (str(unpacked) if unpacked.exists() else None)
     if promtool is None:
-        pytest.skip("no promtool (Debian: apt-get install prometheus)")
+        unavailable("no promtool (Debian: apt-get install prometheus)")
+        raise AssertionError
     ran = subprocess.run([promtool, "check", "rules", str(RULES)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert ran.returncode == 0, ran.stdout.decode()
     assert f"SUCCESS: {len(alerts())} rules found" in ran.stdout.decode()

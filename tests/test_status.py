@@ -262,6 +262,15 @@ def test_troubles_of_an_earlier_run_end_when_the_next_one_flows_unless_said_agai
     assert status.troubles()[0].count == 2
 
 
+def test_untraceable_changes_are_counted_by_table() -> None:
+    status = Status()
+    status.untraceable({"public.notes": 1})
+    before = status.snapshot()
+    status.untraceable({"public.items": 2, "public.notes": 1})
+    assert status.snapshot().facts["untraceable_changes"] == {"public.items": 2, "public.notes": 2}
+    assert before.facts["untraceable_changes"] == {"public.notes": 1}
+
+
 def test_quarantine_counts_what_came_and_shows_what_is_there() -> None:
     status = Status(["users"])
     status.quarantined("users")

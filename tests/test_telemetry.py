@@ -48,6 +48,8 @@ def told() -> Iterator[Tuple[Status, Telemetry]]:
     fan.on_changes_captured(7)
     status.ignored(3)
     status.deduplicated(2)
+    status.untraceable({"public.items": 2})
+    status.untraceable({"public.items": 1, "public.notes": 2})
     fan.on_batch_committed(BatchStats(5, 4, {"users": 4}, flush_seconds=0.02))
     fan.on_document_quarantined("users", "7", "too large")
     fan.on_slot_lag(11056)
@@ -81,6 +83,7 @@ def test_values_are_those_of_the_status_and_carry_no_other_labels(told: Tuple[St
         "flusso_changes_captured_total": 7,
         "flusso_changes_committed_total": 5,
         "flusso_changes_ignored_total": 3,
+        "flusso_untraceable_changes_total": 5,
         "flusso_documents_deduplicated_total": 2,
         "flusso_changes_in_flight": 2,
         'flusso_documents_built_total{index="users"}': 4,
@@ -146,6 +149,9 @@ def test_a_lag_nobody_knows_is_no_series_and_a_build_shows_its_rows() -> None:
     status.trouble("sink", "away", blocking=True)
     found = samples(scraped(telemetry))
     assert (found["flusso_gap"], found["flusso_troubles"], found["flusso_ready"]) == (1, 1, 0)
+    assert found['flusso_trouble{key="sink"}'] == 1, "under the name it has in /status and in the log"
+    status.clear_trouble("sink")
+    assert not any(name.startswith("flusso_trouble{") for name in samples(scraped(telemetry))), "it is over"
     telemetry.shutdown(5)
 
 
@@ -177,14 +183,17 @@ def test_what_parts_of_the_pipeline_say_is_measured_by_sink_and_stage() -> None:
 
 
 def test_labels_come_from_the_configuration_alone(told: Tuple[Status, Telemetry]) -> None:
-    """So there are as many series as indexes, sinks and stages, whatever documents, troubles and errors there are."""
+    """So there are as many series as indexes, sinks and stages, whatever documents and errors there are; of troubles no
+    more than the oldest have one.
+    """
     before = set(samples(scraped(told[1])))
     for number in range(200):
         told[1].observer().on_document_quarantined("users", f"id {number}", f"reason {number}")
         told[1].observer().on_batch_committed(BatchStats(number, 1, {"users": 1}, number, number))
         told[0].trouble(f"trouble {number}", f"what {number}")
         told[0].error(f"error {number}")
-    assert set(samples(scraped(told[1]))) == before
+    named = {f'flusso_trouble{{key="trouble {number}"}}' for number in range(module.TROUBLES_NAMED)}
+    assert set(samples(scraped(told[1]))) == before | named
     ours = [series for series in before if not series.startswith("target_info")]
     labels = {label for series in ours for label in re.findall(r'[{,]([a-z_]+)="', series)}
     assert labels <= {"index", "state", "le", "sink", "stage"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Callable, Iterator
 
 import psycopg
@@ -261,6 +262,9 @@ def test_untraceable_changes_of_a_weak_identity_are_named_and_counted_and_stop_n
     deployment.settle()
     status = daemon.wait_for_status(lambda s: s["facts"].get("untraceable_changes"), 20, "they are counted")
     assert status["facts"]["untraceable_changes"]["public.items"] > 0
+    metrics = daemon.get("/metrics")[1]
+    assert re.search(r"^flusso_untraceable_changes_total [1-9]", metrics, re.MULTILINE)
+    assert 'flusso_trouble{key="identity public.items"} 1' in metrics
     assert daemon.get("/readyz")[0] == 200 and set(status["indexes"].values()) == {"seeded"}
     # Mended by hand, it is noticed, and what could not be traced is built anew.
     for table in ("users", "orders", "items", "products"):

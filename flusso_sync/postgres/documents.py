@@ -183,7 +183,6 @@ class PostgresDocuments(Documents):
         #: Index -> digest of the tables and columns that its documents are made of.
         self._shapes: Dict[str, str] = {}
         self._sizes: Dict[str, float] = {}
-        self._untraceable: Dict[Table, int] = {}
         #: Index -> the leaf that is read now, and its statements.
         self._of_leaf: Dict[str, Tuple[int, IndexStatements]] = {}
         #: Keys of one statement at most, where one took too long.
@@ -232,7 +231,7 @@ class PostgresDocuments(Documents):
                     # One missing index troubles many fields; it is named once.
                     if finding.message not in told:
                         told.add(finding.message)
-                        log.warning("%s", finding)
+                        log.warning("%s", finding, extra={"index": plan.name})
                 for table in tables(plan):
                     self._uses.setdefault(table, []).append(plan.name)
         outside = {
@@ -490,9 +489,8 @@ class PostgresDocuments(Documents):
                 )
         if found.repeated:
             self._status.deduplicated(found.repeated)
-        for table, count in found.untraceable.items():
-            self._untraceable[table] = self._untraceable.get(table, 0) + count
-            self._status.set_fact("untraceable_changes", {str(t): n for t, n in sorted(self._untraceable.items())})
+        if found.untraceable:
+            self._status.untraceable({str(table): count for table, count in found.untraceable.items()})
         rebuild = {
             index: f"table {table} was truncated" for table in found.truncated for index in self._uses.get(table, ())
         }

@@ -23,6 +23,7 @@ from tests.waiting import wait_for
 pytestmark = [pytest.mark.pg, pytest.mark.opensearch, pytest.mark.browser, pytest.mark.fault]
 
 RUNBOOKS = CHECKOUT / "docs" / "runbooks.md"
+ALERTS = CHECKOUT / "docs" / "operations.md"
 
 #: What the lag poller is told, so that a slot is looked at every second.
 OFTEN = {"FLUSSO_LAG_POLL_SECS": "1"}
@@ -41,22 +42,25 @@ def page(browser: Any) -> Iterator[Callable[[DaemonProcess], Any]]:
     context.close()
 
 
-def metric(daemon: DaemonProcess, name: str) -> float:
-    """The value of the only series of ``name``, whatever its labels; 0 when there is none."""
+def metric(daemon: DaemonProcess, name: str, labels: str = r"[^}]*") -> float:
+    """The value of the only series of ``name`` with these labels, or any; 0 when there is none."""
     _, text = daemon.get("/metrics")
-    found = re.search(rf"^{name}(?:\{{[^}}]*\}})? ([0-9.e+]+)$", text, re.MULTILINE)
+    found = re.search(rf"^{name}(?:\{{{labels}\}})? ([0-9.e+]+)$", text, re.MULTILINE)
     return 0.0 if found is None else float(found[1])
 
 
-def told(daemon: DaemonProcess, page: Any, what: str) -> Dict[str, Any]:
-    """The trouble that says ``what``, once it stands everywhere under that name."""
+def told(daemon: DaemonProcess, page: Any, what: str, section: str) -> Dict[str, Any]:
+    """The trouble that says ``what``, once it stands everywhere under that name, which this section of the page has."""
     status = daemon.wait_for_status(lambda s: any(what in one["what"] for one in s["trouble"]), 60, what)
     (trouble,) = [one for one in status["trouble"] if what in one["what"]]
     assert trouble["todo"], "and what to do"
     page.locator("#troubles > li", has_text=what).wait_for(timeout=30_000)
-    assert metric(daemon, "flusso_troubles") >= 1
+    key = re.escape(trouble["key"])
+    assert metric(daemon, "flusso_trouble", f'key="{key}"') == 1
+    kind = trouble["key"].partition(" ")[0]
+    assert re.search(rf"`{kind}( …)?`", section_of(section)), f"the page names {trouble['key']}"
     # The log says it now and then, and in the words of that moment.
-    named = re.compile(rf'trouble="?{re.escape(trouble["key"])}"?(\s|$)', re.MULTILINE)
+    named = re.compile(rf'trouble="?{key}"?(\s|$)', re.MULTILINE)
     wait_for(lambda: named.search(daemon.log), 30, "the log names it")
     assert daemon.get("/readyz")[0] == (503 if trouble["blocking"] else 200)
     found: Dict[str, Any] = trouble
@@ -68,10 +72,14 @@ def over(daemon: DaemonProcess, page: Any, what: str) -> None:
     page.locator("#troubles > li", has_text=what).wait_for(state="detached", timeout=30_000)
 
 
-def sql_of(section: str) -> str:
+def section_of(heading: str, page: Path = RUNBOOKS) -> str:
+    """The text below ``heading``, up to the next one."""
+    return re.split(r"^##", page.read_text().partition(f"# {heading}\n")[2], maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def sql_of(heading: str, page: Path = RUNBOOKS) -> str:
     """The one block of SQL in a section of the page."""
-    text = RUNBOOKS.read_text().split(f"\n## {section}\n")[1].split("\n## ")[0]
-    (block,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    (block,) = re.findall(r"```sql\n(.*?)```", section_of(heading, page), re.DOTALL)
     return str(block)
 
 
@@ -90,11 +98,11 @@ def test_the_slot_grows_because_of_a_transaction_that_the_pages_query_finds(
         forgotten.execute("INSERT INTO elsewhere VALUES ('never committed')")
         database.execute("INSERT INTO elsewhere SELECT repeat(md5(n::text), 32) FROM generate_series(1, 36000) n")
         database.execute("CHECKPOINT")
-        told(daemon, shown, f"slot {deployment.slot} makes the server keep")
+        told(daemon, shown, f"slot {deployment.slot} makes the server keep", "The slot grows")
         assert metric(daemon, "flusso_slot_retained_bytes") > 20 * 2**20
-        found = [row[0] for row in database.execute(sql_of("The slot grows"))]
         pid = forgotten.info.backend_pid
-        assert found[0] == pid, "the oldest stands first"
+        for query in (sql_of("The slot grows"), sql_of("FlussoSlotKeepsWal", ALERTS)):
+            assert database.execute(query)[0][0] == pid, "the oldest stands first"
         database.execute("SELECT pg_terminate_backend(%s)", [pid])
     # The server moves the slot on with the next changes.
     database.execute("UPDATE users SET name = name || '!'; CHECKPOINT")
@@ -116,7 +124,7 @@ def test_lag_shows_at_the_sink_that_has_too_much_to_do(
 
     front.intercept = overloaded
     deployment.database.execute("UPDATE users SET name = name || '!'")
-    told(daemon, shown, "asks to slow down")
+    told(daemon, shown, "asks to slow down", "Lag")
     shown.locator("#sinks > li[data-blocked]", has_text="search").wait_for(timeout=30_000)
     wait_for(lambda: metric(daemon, "flusso_sink_retries_total") > 0, 30)
     wait_for(lambda: metric(daemon, "flusso_lag_seconds") > 1, 30)
@@ -182,7 +190,7 @@ def test_a_full_disk_of_opensearch_is_waited_out_and_the_pages_request_clears_it
     # As the node does it above its flood stage.
     opensearch_prefix.call("PUT", "/{p}users/_settings", {"index.blocks.read_only_allow_delete": True})
     deployment.database.execute("UPDATE users SET name = name || '!'")
-    told(daemon, shown, "blocks writing")
+    told(daemon, shown, "blocks writing", "A full disk")
     (request,) = re.findall(r"`PUT (/_all/_settings) (\{.*?\})`", RUNBOOKS.read_text())
     # Of this test's indexes alone: others share the node.
     opensearch_prefix.call("PUT", request[0].replace("_all", "{p}*"), json.loads(request[1]))
@@ -199,9 +207,8 @@ def test_moving_hosts_the_second_waits_and_takes_over(
     deployment.settle()
     second = make_daemon(deployment.config, None, env={"PYTHONPATH": str(CHECKOUT)})
     second.wait_for_status(lambda s: not s["ready"] and s["trouble"], 60, "it waits")
-    assert second.get("/readyz")[0] == 503
-    shown = page(second)
-    shown.locator("#troubles > li").first.wait_for(timeout=30_000)
+    (trouble,) = second.status()["trouble"]
+    told(second, page(second), trouble["what"], "Moving hosts")
     daemon.stop()
     second.wait_for_status(lambda s: s["ready"] and s["phase"] == "live", 90, "it has taken over")
     deployment.database.execute("UPDATE users SET name = name || '!'")
