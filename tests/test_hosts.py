@@ -269,6 +269,28 @@ def test_a_start_that_fails_says_why(host: OldHost) -> None:
     refused(4, "are you root?")
 
 
+def test_a_locked_deployment_takes_the_lock_alone(host: OldHost, tmp_path: Path) -> None:
+    lock = tmp_path / "shop.lock"
+    build = [str(FLUSSOD), "build", "-c", str(host.config), "-o", str(lock)]
+    subprocess.run(build, env=clean_environment(), stdout=subprocess.DEVNULL, check=True, timeout=60)
+    host.config.unlink()
+    host.set_up(FLUSSO_LOCKED="true", FLUSSO_LOCK=str(lock))
+    started = host.run("start")
+    assert started.code == 0, started
+    pid = host.pid
+    assert str(lock) in host.log
+    whole = lock.read_text()
+    lock.write_text("not a lock\n")
+    refused = host.run("restart")
+    assert (refused.code, host.pid) == (6, pid) and str(lock) in refused.errors
+    lock.write_text(whole)
+    assert host.run("restart").code == 0 and host.pid != pid
+    assert host.run("stop").code == 0
+    lock.unlink()
+    missing = host.run("start")
+    assert (missing.code, missing.errors) == (6, f"flussod: there is no {lock}\n")
+
+
 def test_a_build_that_is_held_back_goes_on_at_the_rate_of_the_file_as_it_is_now(host: OldHost) -> None:
     """SIGHUP with a build under way: as set at the start it would take an hour."""
     with psycopg.connect(host.database.url, autocommit=True) as connection:
@@ -356,6 +378,12 @@ def test_logrotate_moves_the_log_and_the_daemon_writes_on(host: OldHost, tmp_pat
     ):
         assert shipped in here
         here = here.replace(shipped, ours)
+    # Another deployment, whose log lies beside; and what a package manager leaves behind.
+    asked = tmp_path / "asked"
+    orders, left = host.etc / "init.d" / "flussod-orders", host.etc / "init.d" / "flussod.dpkg-new"
+    orders.write_text(f'#!/bin/sh\necho "$@" >>{asked}\n')
+    orders.chmod(0o755)
+    left.write_text("not to be run\n")
     config = tmp_path / "logrotate.conf"
     config.write_text(here)
     config.chmod(0o644)
@@ -377,6 +405,9 @@ def test_logrotate_moves_the_log_and_the_daemon_writes_on(host: OldHost, tmp_pat
         assert host.log_file.stat().st_mode & 0o777 == 0o640
         if os.path.isdir("/proc/self"):
             assert os.readlink(f"/proc/{host.pid}/fd/2") == str(host.log_file)
+    orders.unlink()
+    left.unlink()
+    assert asked.read_text() == "reopen-log\n" * 2, "it is told, too"
     assert Path(f"{host.log_file}.2.gz").exists()
     assert host.run("stop").code == 0
     assert host.log.rstrip().endswith("stopped")
