@@ -64,6 +64,14 @@ def _double(mode: str) -> Dict[str, Any]:
             self.status.trouble("source", "the database is away", "Start it", blocking=True)
             shutdown.wait()
 
+        def passing_outage(self, shutdown: threading.Event) -> None:
+            """Away once it was live, until somebody makes a file in the folder of the run; then back again."""
+            self.status.trouble("source", "the database is away", "Start it", blocking=True)
+            while not os.path.exists("back") and not shutdown.wait(0.05):
+                pass
+            self.status.clear_trouble("source")
+            shutdown.wait()
+
         def deaf(self, shutdown: threading.Event) -> None:
             while True:
                 time.sleep(1)

@@ -397,6 +397,27 @@ def test_a_service_manager_is_told_when_it_runs_and_when_it_stops(place: Place, 
             process.wait()
 
 
+def test_a_service_manager_is_told_of_an_outage_only_while_it_lasts(place: Place, tmp_path: Path) -> None:
+    with _manager(tmp_path / "notify") as (address, manager):
+        process = subprocess.Popen(
+            place.command("passing_outage"), cwd=place.folder, env=clean_environment(NOTIFY_SOCKET=address)
+        )
+        try:
+            said = manager.recv(4096).decode()
+            assert said.startswith("READY=1\nSTATUS=")
+            if said.endswith("=live"):
+                said = manager.recv(4096).decode()
+            assert said.endswith("STATUS=the database is away")
+            (place.folder / "back").touch()
+            assert manager.recv(4096).decode() == "STATUS=live"
+            process.send_signal(signal.SIGTERM)
+            assert manager.recv(4096).decode() == "STOPPING=1"
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
 @linux
 def test_a_name_without_a_file_is_told_too() -> None:
     name = f"flusso-test-{os.getpid()}"

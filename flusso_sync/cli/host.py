@@ -15,6 +15,7 @@ import select
 import signal
 import sys
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Optional
@@ -40,6 +41,9 @@ DAEMON_SIGNALS = (signal.SIGHUP, signal.SIGUSR1)
 
 #: A daemon that has connected nowhere, is refused nowhere and waits for nothing after so long counts as running.
 SETTLE_SECONDS = 10.0
+
+#: How often a service manager is told what the daemon does now, if that is another thing.
+TOLD_SECONDS = 1.0
 
 #: What a terminal or pipe is given to take a last sentence.
 TELL_SECONDS = 1.0
@@ -204,7 +208,10 @@ class Host:
     # -- telling ------------------------------------------------------------------------------------
 
     def await_running(self, status: Status) -> threading.Thread:
-        """Tell the starter, from a thread, once the daemon runs; it has until then to be refused."""
+        """Tell the starter, from a thread, once the daemon runs; it has until then to be refused.
+
+        A service manager is told from then on what the daemon does, or waits for.
+        """
         thread = threading.Thread(target=self._await_running, args=(status,), name="flusso-starting", daemon=True)
         thread.start()
         return thread
@@ -216,9 +223,12 @@ class Host:
         if status.phase is Phase.STOPPED:
             # It ended; whoever ends the process says how.
             return
-        waiting = next((trouble.what for trouble in status.troubles() if trouble.blocking), "")
-        notify("READY=1", f"STATUS={waiting or status.phase.value}")
+        waiting = _waits_for(status)
+        told = waiting or status.phase.value
+        heard = notify("READY=1", f"STATUS={told}")
         self._tell(EXIT_OK, f"flussod runs, and waits: {waiting}" if waiting else "")
+        if heard:
+            _go_on_telling(status, told)
 
     def failed(self, code: int, sentence: str) -> None:
         """The run ends with ``code``: the starter is told, where it waits or where its standard error still is."""
@@ -266,6 +276,26 @@ class Host:
         if self._pidfile is not None:
             self._pidfile.release()
         self._tell(code, "" if code == EXIT_OK else f"error: flussod ended at once; see {self._options.log_file}")
+
+
+def _go_on_telling(status: Status, told: str) -> None:
+    """Tell the service manager whenever the daemon does, or waits for, another thing than ``told``; until it ends."""
+    from flusso_sync.status import Phase
+
+    while True:
+        # Not woken by each change of the status, of which there are thousands in a second.
+        time.sleep(TOLD_SECONDS)
+        waiting, phase = _waits_for(status), status.phase
+        if phase is Phase.STOPPED:
+            return
+        if (waiting or phase.value) != told:
+            told = waiting or phase.value
+            notify(f"STATUS={told}")
+
+
+def _waits_for(status: Status) -> str:
+    """What changes wait for, if they do."""
+    return next((trouble.what for trouble in status.troubles() if trouble.blocking), "")
 
 
 def _kept(descriptor: int) -> Optional[int]:
