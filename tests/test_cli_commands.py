@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import List
+from typing import Iterator, List
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -27,6 +28,23 @@ def test_help_shows_commands_examples_and_every_exit_code(arguments: List[str]) 
     assert "flussod -c etc/flusso.yaml" in answer.output
     for code, meaning in EXIT_CODES.items():
         assert f"{code}  {meaning}" in answer.output
+
+
+def every_command() -> Iterator[List[str]]:
+    """The words of each command, and of each below one."""
+    for name in COMMANDS:
+        yield [name]
+        command = flussod.get_command(click.Context(flussod), name)
+        if isinstance(command, click.Group):
+            yield from ([name, below] for below in command.commands)
+
+
+@pytest.mark.parametrize("words", list(every_command()), ids=" ".join)
+def test_help_of_every_command_has_an_example(words: List[str]) -> None:
+    answer = CliRunner().invoke(flussod, [*words, "--help"])
+    assert answer.exit_code == 0
+    examples = answer.output.partition("  Examples:\n")[2].partition("\n\n")[0].splitlines()
+    assert examples and all(" ".join(["flussod", *words]) in line for line in examples), examples
 
 
 def test_help_of_run_names_every_flag_with_its_variable() -> None:
@@ -53,6 +71,31 @@ def test_without_a_command_it_is_run(tmp_path: Path, arguments: List[str]) -> No
 @pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["check", "--nonsense"]])
 def test_wrong_usage_is_2(arguments: List[str]) -> None:
     assert CliRunner().invoke(flussod, arguments).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["flussod", "ch"], ["check"]),
+        (["flussod", ""], sorted(COMMANDS)),
+        (["flussod", "quarantine", ""], ["list", "retry"]),
+        (["flussod", "run", "--loc"], ["--lock", "--locked"]),
+        (["flussod", "-c", "x.yaml", "--slo"], ["--slot"]),
+    ],
+)
+def test_a_shell_completes(words: List[str], offered: List[str]) -> None:
+    answer = subprocess.run(
+        [sys.executable, "-c", "from flusso_sync.cli import main; main()"],
+        env={
+            "PYTHONPATH": str(Path(__file__).resolve().parent.parent),
+            "_FLUSSOD_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(words),
+            "COMP_CWORD": str(len(words) - 1),
+        },
+        stdout=subprocess.PIPE,
+        timeout=60,
+    )
+    assert sorted(line.partition(",")[2] for line in answer.stdout.decode().splitlines()) == offered
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -497,9 +497,17 @@ def test_a_sink_that_is_away_ends_a_command_with_5(shop: Shop) -> None:
     shop.config["sinks"]["search"]["url"] = "http://127.0.0.1:1"
     away = shop.daemon.folder / "away.yaml"
     away.write_text(json.dumps(shop.config))
-    for command in (["get", "users", "1"], ["search", "users", "x"], ["reindex", "users"], ["quarantine", "list"]):
+    commands = "get users 1", "search users x", "reindex users", "quarantine list", "verify", "preview users 1"
+    for command in (line.split() for line in commands):
         answer = shop.run(*command, FLUSSO_CONFIG=str(away))
         assert answer.code == 5 and "cannot be reached" in answer.errors and "Traceback" not in answer.errors, answer
+        assert "It is tried again" not in answer.errors, "a command does not wait"
+
+
+def test_a_source_that_is_away_ends_a_command_with_4(shop: Shop) -> None:
+    for command in ("verify", "preview users 1", "explain users", "slot show"):
+        answer = shop.run(*command.split(), DATABASE_URL="postgresql://app@127.0.0.1:1/shop")
+        assert answer.code == 4 and "cannot be reached" in answer.errors and "Traceback" not in answer.errors, answer
         assert "It is tried again" not in answer.errors, "a command does not wait"
 
 

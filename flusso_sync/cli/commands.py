@@ -48,7 +48,9 @@ class LazyGroup(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: List[str]) -> List[str]:
-        if not args or (args[0].startswith("-") and args[0] not in _GROUP_OPTIONS):
+        # While a shell completes, nothing yet is no "run": the name of a command may be about to come.
+        short = not ctx.resilient_parsing if not args else args[0].startswith("-") and args[0] not in _GROUP_OPTIONS
+        if short:
             args = ["run", *args]
         return list(super().parse_args(ctx, args))
 

@@ -61,18 +61,14 @@ class Deployment:
 
     @contextlib.contextmanager
     def sinks(self) -> Iterator[Dict[str, Sink]]:
-        """The sinks by name, closed at the end.
-
-        A sink that is away ends the command, with one sentence: waiting is the daemon's.
-        """
+        """The sinks by name, closed at the end; one that is away ends the command (``at_once``)."""
         from flusso_sync.backends import DefaultBackends
         from flusso_sync.daemon import DaemonOptions
 
         made = dict(DefaultBackends().sinks(self.config, DaemonOptions()))
         try:
-            yield made
-        except SinkUnavailable as error:
-            raise SinkError(error.message) from error
+            with at_once():
+                yield made
         finally:
             for sink in made.values():
                 sink.close()
@@ -96,12 +92,14 @@ class Deployment:
 
 
 @contextlib.contextmanager
-def source_at_once() -> Iterator[None]:
-    """A source that is away ends the command, with one sentence: waiting is the daemon's."""
+def at_once() -> Iterator[None]:
+    """A source or sink that is away ends the command, with one sentence: waiting is the daemon's."""
     try:
         yield
     except SourceUnavailable as error:
         raise SourceError(error.message, hint="See that it runs, and mend its address or the network") from error
+    except SinkUnavailable as error:
+        raise SinkError(error.message) from error
 
 
 def index_name(given: str) -> str:

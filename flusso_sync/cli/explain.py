@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Iterator, Optional
 
 import click
 
-from flusso_sync.cli.deployment import Deployment, deployment_options, source_at_once
+from flusso_sync.cli.deployment import Deployment, at_once, deployment_options
 from flusso_sync.cli.reach import format_option
 from flusso_sync.cli.table import plain
 
@@ -45,7 +45,7 @@ def explain(table: str, key: Optional[str], config_path: str, index_prefix: Opti
         wanted = names.table(table, "public")
     except ValueError as error:
         raise click.UsageError(f"TABLE {error}") from None
-    with source_at_once():
+    with at_once():
         found = DefaultBackends().explain(deployment.config, DaemonOptions(), wanted, key)
     if form == "json":
         report = {

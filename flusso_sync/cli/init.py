@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from flusso_sync.cli.deployment import source_at_once
+from flusso_sync.cli.deployment import at_once
 from flusso_sync.cli.table import plain, table
 from flusso_sync.errors import SourceRefused
 
@@ -81,7 +81,7 @@ def init(url: Optional[str], output: str, yes: bool, tables: Sequence[str], sink
     # An explicit URL is meant, whatever the variable says.
     shadowed = os.environ.pop("DATABASE_URL", None) if url is not None else None
     try:
-        with source_at_once():
+        with at_once():
             database = DefaultBackends().database(Config.from_mapping({"source": source}), DaemonOptions())
     finally:
         if shadowed is not None:

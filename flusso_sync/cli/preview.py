@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Iterator, List, NamedTuple, Optional, Tup
 
 import click
 
-from flusso_sync.cli.deployment import Deployment, deployment_options, sink_option, source_at_once
+from flusso_sync.cli.deployment import Deployment, at_once, deployment_options, sink_option
 from flusso_sync.cli.reach import format_option
 from flusso_sync.errors import EXIT_INTERNAL, SinkError
 from flusso_sync.sinks.base import exact, exact_text
@@ -91,7 +91,7 @@ def _built(deployment: Deployment, index: str, id: str) -> Optional[Document]:
 
     stop = threading.Event()
     documents = DefaultBackends().source(deployment.config, DaemonOptions()).documents
-    with contextlib.closing(documents), source_at_once():
+    with contextlib.closing(documents), at_once():
         documents.open([deployment.config.indexes[index].plan], stop)
         for refusal in documents.unreadable().values():
             raise refusal

@@ -11,7 +11,11 @@ from flusso_sync.cli.reach import ask_options, examples, format_option, reach, r
 from flusso_sync.cli.table import table
 
 
-@click.group("quarantine", short_help="Documents that a sink refused: list them, try them again.")
+@click.group(
+    "quarantine",
+    short_help="Documents that a sink refused: list them, try them again.",
+    epilog="\b\nExamples:\n  flussod quarantine list\n  flussod quarantine retry users",
+)
 def quarantine() -> None:
     """Documents that a sink refused and that were set aside, under on_error: skip.
 

@@ -126,7 +126,9 @@ def _replaced(model: Any, path: List[str], value: Any) -> Any:
 @click.command(
     "run",
     short_help="Build every index and keep it right.",
-    epilog="Every flag has the variable named beside it; a flag wins over its variable, both over the file.",
+    epilog="\b\nExamples:\n  flussod run -c etc/flusso.yaml\n  flussod run --locked --lock release.lock\n"
+    "  flussod run -c etc/flusso.yaml --daemonize --log-file flussod.log --pidfile flussod.pid\n\n"
+    "Every flag has the variable named beside it; a flag wins over its variable, both over the file.",
 )
 @config_option
 @click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Tuple, TypeVar
 
 import click
 
-from flusso_sync.cli.deployment import source_at_once
+from flusso_sync.cli.deployment import at_once
 from flusso_sync.cli.options import config_option, slot_option
 from flusso_sync.cli.reach import examples, format_option
 from flusso_sync.cli.status import size
@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group("slot", short_help="The replication slot: show it, drop it for good.")
+@click.group(
+    "slot",
+    short_help="The replication slot: show it, drop it for good.",
+    epilog="\b\nExamples:\n  flussod slot show\n  flussod slot drop",
+)
 def slot() -> None:
     """The replication slot of a deployment: what makes the server keep the changes that are not written yet."""
 
@@ -92,7 +96,7 @@ def _ask(config_path: str, slot: Optional[str], *, drop: bool = False) -> Tuple[
     from flusso_sync.daemon import DaemonOptions
 
     config = load_config(config_path)
-    with source_at_once():
+    with at_once():
         return slot or config.source.slot, DefaultBackends().slot(config, DaemonOptions(slot=slot), drop=drop)
 
 

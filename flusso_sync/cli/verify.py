@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NamedTuple
 import click
 
 from flusso_sync.cli.asking import ask
+from flusso_sync.cli.deployment import at_once
 from flusso_sync.cli.options import config_option, forms_option
 from flusso_sync.errors import EXIT_DIFFERENCES, EXIT_OK, DaemonUnreachable, SinkRefused
 
@@ -54,7 +55,12 @@ class VerifyOptions(NamedTuple):
     index_prefix: Optional[str]
 
 
-@click.command("verify", short_help="Compare what readers find with the rows.")
+@click.command(
+    "verify",
+    short_help="Compare what readers find with the rows.",
+    epilog="\b\nExamples:\n  flussod verify -c etc/flusso.yaml\n  flussod verify orders --repair\n"
+    "  flussod verify --sample 1 --format json --output verify.json",
+)
 @click.argument("indexes", nargs=-1, metavar="[INDEX]...")
 @config_option
 @click.option("--sink", metavar="NAME", help="Compare this sink alone [every one that can be read].")
@@ -105,9 +111,11 @@ def verify(ctx: click.Context, /, **given: Any) -> None:
     # Findings about the schema are the business of check and run.
     logging.getLogger("flusso_sync.postgres.documents").setLevel(logging.ERROR)
     try:
-        ctx.exit(_verify(options))
+        with at_once():
+            code = _verify(options)
     finally:
         started.close()
+    ctx.exit(code)
 
 
 def _verify(options: VerifyOptions) -> int:
