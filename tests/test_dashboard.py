@@ -160,7 +160,9 @@ CUT_OFF = """() => [...document.querySelectorAll("main *, header *, dialog *")]
   .map((node) => `${node.tagName} ${node.id} ${node.className}: ${node.textContent.slice(0, 40)}`)"""
 
 
-VIEWS = [(width, scheme) for width in (360, 1280, 2560) for scheme in ("light", "dark")]
+HEIGHTS = {360: 740, 1280: 800, 2560: 1440, 3840: 2160}
+
+VIEWS = [(width, scheme) for width in HEIGHTS for scheme in ("light", "dark")]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_everything_fits_and_can_be_read(screen: Screen, scene: str, private: bo
     page.locator("#inside > summary").click()
     folder = os.environ.get("FLUSSO_SCREENSHOTS")
     for width, scheme in VIEWS:
-        page.set_viewport_size({"width": width, "height": {360: 740, 1280: 800, 2560: 1440}[width]})
+        page.set_viewport_size({"width": width, "height": HEIGHTS[width]})
         page.emulate_media(color_scheme=scheme)
         if folder:
             name = f"{scene}-{width}-{scheme}-{'private' if private else 'public'}.png"
@@ -226,6 +228,20 @@ def test_the_flow_shows_rates_depth_and_sinks_and_moves_only_when_something_does
     assert idle.evaluate(moves) == "none"
     # A rate of its own needs two answers.
     until(page, "/^2[0-9]{2}\\/s$/.test(document.querySelector('#sinks > li:nth-child(2) .rate').textContent)")
+
+
+def test_only_the_sink_that_is_away_is_shown_away(screen: Screen) -> None:
+    status = calm()
+    held = {"waiting": 0, "waiting_bytes": 0, "requests_in_flight": 0, "concurrency": 1}
+    counts = {"requests": 1, "written": 1, "retries": 0}
+    status.set_figures("sinks", lambda: {name: {**held, **counts} for name in ("search", "search2")})
+    status.trouble("sink search2", "sink search2 is away", blocking=True)
+    status.trouble("source visibility", "a transaction is not seen yet", blocking=True)
+    page = screen.open(screen.serve(status))
+    away = page.locator("#sinks > li[data-blocked]")
+    assert away.all_inner_texts() and ["search2" in one for one in away.all_inner_texts()] == [True]
+    assert page.locator("#engine[data-blocked]").count() == 1
+    assert page.locator("#capture[data-blocked]").count() == 0, "changes come on"
 
 
 def test_a_row_per_index_with_progress_documents_generation_and_quarantine(screen: Screen) -> None:

@@ -217,7 +217,7 @@ function flows(node, perSecond, blocked) {
 }
 
 function drawFlow(status) {
-  const blockedBy = (start) => status.trouble.some((one) => one.blocking && one.key.startsWith(start));
+  const blockedBy = (...keys) => status.trouble.some((one) => one.blocking && keys.includes(one.key));
   const changes = status.rates.changes_per_second;
   const documents = status.rates.documents_per_second;
 
@@ -227,7 +227,7 @@ function drawFlow(status) {
   const behind = status.slot_lag_bytes === null || status.slot_lag_bytes === undefined ? "" : `${bytes(status.slot_lag_bytes)} behind`;
   const kept = slot.retained_bytes === null || slot.retained_bytes === undefined ? "" : `${bytes(slot.retained_bytes)} retained`;
   write(byId("capture-wal"), [behind, kept].filter(Boolean).join(", "));
-  flows(byId("capture"), changes, blockedBy("source"));
+  flows(byId("capture"), changes, blockedBy("source", "source stream", "source transactions"));
 
   const { changes: held = null, capacity = null } = status.queue;
   write(byId("queue-held"), count(held));
@@ -242,7 +242,7 @@ function drawFlow(status) {
   write(byId("engine-stages"), stages.length ? stages.join(", ") : "");
   const jobs = status.facts.fan_out?.waiting ?? 0;
   write(byId("engine-jobs"), jobs ? `${plural(jobs, "fan-out job")} under way` : "");
-  flows(byId("engine"), changes, blockedBy("source documents") || blockedBy("source visibility"));
+  flows(byId("engine"), changes, blockedBy("source documents", "source visibility"));
 
   let written = 0;
   const sinks = Object.entries(status.sinks);
