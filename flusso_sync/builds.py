@@ -69,7 +69,11 @@ class Builds:
                 writers = [writer for writer in self._writers if writer.sink.name in targets[index]]
                 stored = (progress or {}).get(index)
                 if stored is not None and stored["order"] != self._documents.order(index):
-                    log.info("index %s: its unfinished build walked in another order and is not gone on with", index)
+                    log.info(
+                        "index %s: its unfinished build walked in another order and is not gone on with",
+                        index,
+                        extra={"index": index},
+                    )
                     stored = None
                 generations: Dict[SinkWriter, int] = {}
                 for writer in writers:
@@ -171,7 +175,7 @@ class Builds:
         sentence = (
             f"readers of index {index} are back on {', '.join(numbers)}, which stands still until the next is built"
         )
-        log.warning("%s", sentence)
+        log.warning("%s", sentence, extra={"index": index})
         return sentence
 
     # -- what is parked ---------------------------------------------------------------------------------

@@ -89,7 +89,9 @@ class Operations:
                 self._carry_out(sink, request)
         for name in full:
             parked = self._builds.parked(name)
-            log.info("index %s: its quarantine is full, so what is in it is read again first", name)
+            log.info(
+                "index %s: its quarantine is full, so what is in it is read again first", name, extra={"index": name}
+            )
             keys = wait_out(lambda i=name, p=parked: self._keys_of(i, p), self._stop, self._status, "source documents")  # type: ignore[misc]
             mend = self._engine.mend(name, list(keys.values()))
             while not mend.done.wait(LOOK_SECONDS):
@@ -101,6 +103,7 @@ class Operations:
                 name,
                 len(parked - self._builds.parked(name)),
                 len(parked),
+                extra={"index": name},
             )
 
     def _most_parked(self, index: str) -> int:
@@ -115,7 +118,9 @@ class Operations:
             answer = Answer(True, self.ask(request))
         except SinkRefused as error:
             answer = Answer(False, str(error))
-        log.info("request %s of index %s: %s", request.command, request.index, answer.text)
+        log.info(
+            "request %s of index %s: %s", request.command, request.index, answer.text, extra={"index": request.index}
+        )
         wait_out(lambda: sink.answer(request.id, answer), self._stop, self._status, f"sink {sink.name}")
         with self._lock:
             self._answering.discard(request.id)
@@ -211,7 +216,9 @@ class Operations:
         except FlussoError as error:
             if not error.transient:
                 raise
-            log.info("what is parked of index %s is not looked at now: %s", index, error.message)
+            log.info(
+                "what is parked of index %s is not looked at now: %s", index, error.message, extra={"index": index}
+            )
 
     def repair(self, index: str, ids: Sequence[str]) -> str:
         """Write the documents ``ids`` of ``index`` as their rows say, whatever the sinks hold; waits some seconds.

@@ -600,6 +600,7 @@ class Pipeline:
                 sink.name,
                 index,
                 len(keys),
+                extra={"index": index},
             )
             self._made.engine.mend(index, list(keys.values()))
 

@@ -232,6 +232,20 @@ def test_every_third_party_is_declared() -> None:
         assert known.get(name, name).lower() in declared, f"{found.module}:{found.line} imports {found.target}"
 
 
+def test_a_log_line_about_an_index_carries_it_as_a_field() -> None:
+    silent: List[str] = []
+    for file in sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "comparing.py", PACKAGE / "verify.py"}):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                continue
+            logs = isinstance(node.func.value, ast.Name) and node.func.value.id in ("log", "logger")
+            says = node.args[0] if logs and node.args else None
+            if isinstance(says, ast.Constant) and "index %s" in str(says.value):
+                if not any(word.arg == "extra" for word in node.keywords):
+                    silent.append(f"{file.relative_to(PACKAGE)}:{node.lineno}")
+    assert silent == []
+
+
 def test_no_line_is_left_for_later() -> None:
     for path in [*PACKAGE.rglob("*.py"), *(p for p in (CHECKOUT / "tests").rglob("*.py") if p != Path(__file__))]:
         assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", path.read_text(encoding="utf-8")), path

@@ -133,7 +133,7 @@ class Progress:
         for name, build in builds.items():
             if now - self._told[name] >= LOG_SECONDS:
                 self._told[name] = now
-                logger.info("%s", describe(name, build))
+                logger.info("%s", describe(name, build), extra={"index": name})
 
 
 def draw(builds: Mapping[str, Mapping[str, Any]], columns: int, *, colour: bool = False) -> List[str]:

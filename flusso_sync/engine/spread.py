@@ -352,7 +352,13 @@ class Spreader:
         for writer in self._writers:
             writer.touch(job.index)
         self._forget(job)
-        log.info("%s: %d documents of index %s that show it are right again", job.label, job.done, job.index)
+        log.info(
+            "%s: %d documents of index %s that show it are right again",
+            job.label,
+            job.done,
+            job.index,
+            extra={"index": job.index},
+        )
         self._show()
 
     def _show(self) -> None:

@@ -29,7 +29,13 @@ class Aliases:
         holders = self._cluster.find(f"{hash_alias},{convenience}")
         aliases = [hash_alias, convenience]
         if convenience in holders:
-            log.warning("sink %s: %s is an index, so it cannot be an alias of %s", self._sink, convenience, to)
+            log.warning(
+                "sink %s: %s is an index, so it cannot be an alias of %s",
+                self._sink,
+                convenience,
+                to,
+                extra={"index": index.name},
+            )
             aliases.remove(convenience)
         actions: List[Dict[str, Any]] = [
             {"remove": {"index": holder.name, "alias": alias}}
@@ -61,5 +67,10 @@ class Aliases:
             if alias not in taken
         ]
         if adds:
-            log.warning("sink %s: aliases of %s were gone and are put back", self._sink, built.concrete)
+            log.warning(
+                "sink %s: aliases of %s were gone and are put back",
+                self._sink,
+                built.concrete,
+                extra={"index": index.name},
+            )
             self._client.send("POST", "/_aliases", {"actions": adds})

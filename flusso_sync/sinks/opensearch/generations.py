@@ -103,7 +103,7 @@ class Generations:
             held = ours.get(generation)
             if held is None or held.uuid != before.get("uuid") or held.meta.get("hash") != generation.hash:
                 gone = self._names.concrete(generation)
-                log.warning("sink %s: index %s is gone or not ours any more", self._sink, gone)
+                log.warning("sink %s: index %s is gone or not ours any more", self._sink, gone, extra={"index": name})
             elif generation.hash == index.hash:
                 index.read = self._built(generation, held.uuid)
             else:
@@ -307,7 +307,9 @@ class Generations:
         kept = {built.concrete, *index.former}
         ours = self._generations(index.name, found)
         self._delete(index.name, [other for other in ours.values() if other.name not in kept])
-        log.info("sink %s: index %s is complete in %s", self._sink, index.name, built.concrete)
+        log.info(
+            "sink %s: index %s is complete in %s", self._sink, index.name, built.concrete, extra={"index": index.name}
+        )
 
     def _create(self, index: Index) -> Built:
         """Make the next generation, with its write alias and no other."""
@@ -373,6 +375,7 @@ class Generations:
                     built.concrete,
                     1 + copies,
                     self._settings.copies_wait_secs,
+                    extra={"index": built.generation.index},
                 )
                 return
             if self._closed.wait(_LOOK_SECONDS):
@@ -465,12 +468,13 @@ class Generations:
 
     def delete_born(self, name: str) -> None:
         """Delete an index that a write gave birth to where its alias should have been."""
-        log.warning("sink %s: index %s was born of a write and is deleted", self._sink, name)
+        whose = {"index": next((one for one in self.indexes if self._names.parse_writes(one, name)), None)}
+        log.warning("sink %s: index %s was born of a write and is deleted", self._sink, name, extra=whose)
         try:
             self._client.send("DELETE", f"/{segment(name)}", missing=True)
         except Refused as error:
             # An alias again meanwhile, which is what it should be.
-            log.info("sink %s: index %s was not deleted: %s", self._sink, name, error)
+            log.info("sink %s: index %s was not deleted: %s", self._sink, name, error, extra=whose)
 
     def _is_whole(self, index: Index, found: Mapping[str, Held]) -> bool:
         """Whether the generations of ``index`` are the ones we made; puts back aliases that are gone."""
@@ -524,7 +528,9 @@ class Generations:
             owner = one.meta.get("owner")
             if isinstance(owner, dict) and not same_history(owner, self._lease.identity) and not self.adopted:
                 continue
-            log.info("sink %s: index %s is no longer needed and is deleted", self._sink, one.name)
+            log.info(
+                "sink %s: index %s is no longer needed and is deleted", self._sink, one.name, extra={"index": name}
+            )
             self._client.send("DELETE", f"/{segment(one.name)}", missing=True)
 
 

@@ -237,7 +237,7 @@ class SqliteSink(StatefulSink):
                 state.seeded = True
                 state.kept = state.kept[: max(0, self._settings.keep_generations.get(index, 0))]
                 show(connection, self._names, index, built.number)
-        log.info("sink %s: index %s is complete in %s", self.name, index, built.name)
+        log.info("sink %s: index %s is complete in %s", self.name, index, built.name, extra={"index": index})
         # By itself: what is large takes its time to go, and readers need not wait for it.
         with self._file.change() as connection:
             self._sweep(connection, one.state, tables_of(connection))
@@ -300,7 +300,12 @@ class SqliteSink(StatefulSink):
             table = Table(self._names, index.plan, number, search=ours and self._settings.search)
             if not table.is_whole(set(tables)):
                 gone.add(number)
-                log.warning("sink %s: table %s is gone or not whole any more", self.name, table.name)
+                log.warning(
+                    "sink %s: table %s is gone or not whole any more",
+                    self.name,
+                    table.name,
+                    extra={"index": index.name},
+                )
         state.forget(gone)
 
     def _create(self, connection: sqlite3.Connection, index: _Index, state: State) -> int:
@@ -316,7 +321,12 @@ class SqliteSink(StatefulSink):
         for table in tables:
             number = self._names.parse(state.index, table)
             if number is not None and number not in state.wanted:
-                log.info("sink %s: table %s is no longer needed and is dropped", self.name, table)
+                log.info(
+                    "sink %s: table %s is no longer needed and is dropped",
+                    self.name,
+                    table,
+                    extra={"index": state.index},
+                )
                 drop(connection, self._names, state.index, number)
 
     def _save(self, connection: sqlite3.Connection, state: State) -> None:
@@ -390,7 +400,12 @@ class SqliteSink(StatefulSink):
                     lost.append(index.name)
                     continue
                 if index.state.shown is not None and self._names.view(index.name) not in tables:
-                    log.warning("sink %s: the view of index %s was gone and is put back", self.name, index.name)
+                    log.warning(
+                        "sink %s: the view of index %s was gone and is put back",
+                        self.name,
+                        index.name,
+                        extra={"index": index.name},
+                    )
                     show(connection, self._names, index.name, index.state.shown)
                 self._forget_deleted(connection, index)
         return lost
