@@ -476,6 +476,28 @@ def test_a_stream_cut_in_the_middle_of_a_transaction_resumes_and_misses_nothing(
     assert not rig.failures
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE children RENAME TO c; INSERT INTO c VALUES (2, 1); ALTER TABLE c RENAME TO children",
+        "ALTER TABLE children RENAME parent_id TO p; UPDATE children SET p = 2;"
+        " ALTER TABLE children RENAME p TO parent_id",
+    ],
+    ids=["a table", "a column"],
+)
+def test_what_changes_under_another_name_for_a_moment_is_heard(
+    make: Callable[..., Rig], database: Database, statement: str
+) -> None:
+    database.execute("INSERT INTO children VALUES (1, 1)")
+    rig = make()
+    rig.prepare()
+    rig.start()
+    database.execute(f"BEGIN; {statement}; COMMIT; INSERT INTO parents VALUES (1)")
+    wait_for(rig.seen, 20, "what came later is heard")
+    heard = [change for run in rig.runs for change in run.changes if change.shape.table.name == "children"]
+    assert len(heard) == 1 and rig.status.snapshot().changes_ignored == 0
+
+
 def test_a_slot_made_anew_while_we_were_cut_off_is_not_streamed_as_if_it_were_ours(
     make: Callable[..., Rig], database: Database
 ) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from flusso_sync.backoff import Stopped
 from flusso_sync.config.load import Config
-from flusso_sync.engine.source import Document
+from flusso_sync.engine.source import ChangeRun, Document, Resolution
 from flusso_sync.errors import SchemaDrift, SourceUnavailable
 from flusso_sync.postgres.connection import SourceAccess
 from flusso_sync.postgres.documents import DocumentSettings, PostgresDocuments, before_page_header
+from flusso_sync.postgres.pgoutput import INSERT, Change, Shape, Wanted
+from flusso_sync.schema.plan import Table
 from flusso_sync.status import Status
 from tests.cases import CASES, Case
 from tests.postgres_server import Database
@@ -173,6 +175,65 @@ def test_a_function_of_a_raw_filter_is_named_and_noticed_when_it_is_replaced(
     assert not documents.is_still("things", shape)
 
 
+#: What rewrites a table or alters a column, and whether its documents are others afterwards.
+REWRITES: Dict[str, bool] = {
+    "VACUUM FULL measured": False,
+    "ALTER TABLE measured ALTER amount SET STATISTICS 50": False,
+    "ALTER TABLE measured ADD COLUMN filler float8 DEFAULT random()": False,
+    "ALTER TABLE measured ALTER unused TYPE int USING unused * 2": False,
+    "ALTER TABLE measured ALTER amount TYPE int": False,
+    "CREATE TABLE measured_3 PARTITION OF measured FOR VALUES FROM (200) TO (300)": False,
+    "ALTER TABLE measured ALTER amount TYPE int USING amount * 100": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("partitioned", "statement"),
+    [(partitioned, one) for partitioned in (False, True) for one in REWRITES if partitioned or "PARTITION" not in one],
+)
+def test_values_that_were_rewritten_under_the_same_type_are_noticed(
+    database: Database, partitioned: bool, statement: str
+) -> None:
+    if partitioned:
+        database.execute(
+            "CREATE TABLE measured (id int PRIMARY KEY, amount int, unused int) PARTITION BY RANGE (id);"
+            "CREATE TABLE measured_1 PARTITION OF measured FOR VALUES FROM (0) TO (100);"
+            "CREATE TABLE measured_2 PARTITION OF measured FOR VALUES FROM (100) TO (200)"
+        )
+    else:
+        database.execute("CREATE TABLE measured (id int PRIMARY KEY, amount int, unused int)")
+    database.execute("INSERT INTO measured SELECT n, n, n FROM generate_series(1, 150) n")
+    schema = {
+        "version": 1,
+        "table": "measured",
+        "primary_key": "id",
+        "fields": [{"integer": "id", "required": True}, {"integer": "amount", "required": False}],
+    }
+    config = Config.from_mapping(
+        {"source": {"type": "postgres"}, "index": [{"name": "measured", "schema": schema, "enabled": True}]}
+    )
+
+    def opened() -> PostgresDocuments:
+        one = PostgresDocuments(SourceAccess(lambda: database.url, "here"), DocumentSettings())
+        one.report_to(Status())
+        one.open(config.plans, threading.Event())
+        return one
+
+    with closing(opened()) as documents:
+        shape, order = documents.shape("measured"), documents.order("measured")
+        database.execute(statement)
+        if REWRITES[statement]:
+            with pytest.raises(SchemaDrift, match="measured"):
+                documents.watch()
+        else:
+            documents.watch()
+    with closing(opened()) as documents:
+        assert documents.is_still("measured", shape) is not REWRITES[statement]
+        # A build that was cut off goes on; and an earlier version noted less.
+        assert documents.order("measured") == order
+        assert documents.is_still("measured", shape.split(":")[0])
+
+
 def test_connections_of_threads_that_ended_are_closed(
     make: Callable[..., PostgresDocuments], database: Database
 ) -> None:
@@ -205,6 +266,65 @@ def test_a_statement_that_takes_too_long_is_made_smaller_until_it_does_not(
         left = rest
     assert timeouts >= 1
     assert sorted(int(document.id) for document in built) == list(range(1, 101))
+
+
+LINKED: Dict[str, Any] = {
+    "version": 1,
+    "table": "parents",
+    "primary_key": "id",
+    "fields": [
+        {"integer": "id", "required": True},
+        {
+            "has_many": "children",
+            "table": "children",
+            "foreign_key": "link",
+            "primary_key": "id",
+            "fields": [{"integer": "id", "required": True}],
+        },
+    ],
+}
+
+#: The stream tells ``given``, and the lookup computes ``link`` of it: for 7 it takes longer than a statement may.
+LINKED_TABLES = """
+CREATE FUNCTION linked(given int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+$$ BEGIN PERFORM pg_sleep(CASE WHEN given = 7 THEN 5 ELSE 0 END); RETURN given; END $$;
+CREATE TABLE parents (id int PRIMARY KEY);
+CREATE TABLE children (id int PRIMARY KEY, given int, link int GENERATED ALWAYS AS (linked(given)) STORED);
+INSERT INTO parents VALUES (1), (8);
+"""
+
+
+def test_a_lookup_that_takes_too_long_is_made_a_job_and_holds_nobody_up(database: Database) -> None:
+    database.execute(LINKED_TABLES)
+    config = Config.from_mapping(
+        {"source": {"type": "postgres"}, "index": [{"name": "parents", "schema": LINKED, "enabled": True}]}
+    )
+    access = SourceAccess(lambda: database.url, "here", statement_timeout_seconds=1.0)
+
+    def run(table: str, columns: List[str], *rows: Any) -> ChangeRun:
+        wanted = Wanted(Table("public", table), tuple(columns), None)
+        shape = Shape(wanted, wanted.table, "f", [(name, True) for name in columns])
+        return ChangeRun([Change(shape, INSERT, None, row) for row in rows], 1)
+
+    with closing(PostgresDocuments(access, DocumentSettings())) as documents:
+        documents.report_to(Status())
+        documents.open(config.plans, threading.Event())
+
+        def resolved(*runs: ChangeRun) -> Resolution:
+            with documents.snapshot((), threading.Event()) as snapshot:
+                return snapshot.resolve(runs)
+
+        quick, parent = run("children", ["id", "given"], ("1", "8")), run("parents", ["id"], ("1",))
+        assert resolved(quick, parent) == Resolution({"parents": [("1",), ("8",)]}, {}, [])
+        slow = run("children", ["id", "given"], ("2", "7"))
+        with pytest.raises(SourceUnavailable):
+            resolved(slow, parent)
+        found = resolved(slow, parent)
+        assert (found.keys, found.rebuild) == ({"parents": [("1",)]}, {})
+        (spread,) = found.spread
+        assert (spread.index, list(spread.values), spread.label) == ("parents", [("7",)], "a change of public.children")
+        # That cannot be listed either, so the index is built anew.
+        assert documents.spread(spread.index, spread.path, spread.values, None, 10) is None
 
 
 def test_waiting_for_a_lock_is_told_and_over_even_when_the_connection_broke_meanwhile(
@@ -310,6 +430,46 @@ def test_a_row_that_cannot_be_judged_counts_as_a_document(
     assert documents.existing("things", [str(n) for n in range(-5, 6)]) == {"1", "2", "3"}
 
 
+#: What a user's function may raise for one row alone.
+RAISED = {
+    "an exception": "RAISE EXCEPTION 'not this one'",
+    "a code of its own": "RAISE EXCEPTION 'not this one' USING ERRCODE = 'MY001'",
+    "an assertion": "ASSERT false, 'not this one'",
+    "a check": "RAISE check_violation USING MESSAGE = 'not this one'",
+    "bad data": "RETURN 1 / (id - 2) IS NULL",
+}
+
+
+@pytest.mark.parametrize("raised", list(RAISED))
+def test_a_row_for_which_a_raw_filter_raises_is_rejected_alone(
+    make: Callable[..., PostgresDocuments], database: Database, raised: str
+) -> None:
+    documents = make()
+    database.execute("INSERT INTO things SELECT generate_series(-3, 5)")
+    database.execute(
+        "CREATE OR REPLACE FUNCTION slow(id int) RETURNS boolean LANGUAGE plpgsql STABLE AS"
+        f" $$ BEGIN IF id = 2 THEN {RAISED[raised]}; END IF; RETURN id > 0; END $$"
+    )
+    keys = [(str(n),) for n in range(-3, 6)]
+    with documents.snapshot((), threading.Event()) as snapshot:
+        by_key, rest = snapshot.build("things", keys)
+    assert not rest
+    chunk = documents.next_chunk("things", None, None, 100)
+    assert chunk is not None
+    with documents.snapshot((), threading.Event()) as snapshot:
+        of_chunk, rest = snapshot.build_chunk(chunk)
+    assert not rest
+    for built in (by_key, of_chunk):
+        assert {d.id for d in built if d.body is not None} == {"1", "3", "4", "5"}
+        (error,) = [d.error for d in built if d.id == "2"]
+        assert error is not None and "cannot be rendered" in error
+        assert raised == "bad data" or "not this one" in error
+    # Those that are no documents are deleted live, and no part of a build.
+    assert {d.id for d in by_key if d.body is None} == {"-3", "-2", "-1", "0", "2"}
+    assert len(of_chunk) == 5
+    assert documents.next_chunk("things", chunk.upper, None, 100) is None
+
+
 def test_a_position_lies_behind_whatever_was_seen_and_is_reached_by_what_is_flushed(
     make: Callable[..., PostgresDocuments], database: Database
 ) -> None:
@@ -367,43 +527,3 @@ def test_every_id_of_every_case_is_taken_apart_and_found_again(database: Databas
             assert ids, index
             assert documents.existing(index, [*ids, "no key: gives this"]) == set(ids), index
             assert set(documents.keys_of(index, [*ids, "no key: gives this"])) >= set(ids), index
-#: What a user's function may raise for one row alone.
-RAISED = {
-    "an exception": "RAISE EXCEPTION 'not this one'",
-    "a code of its own": "RAISE EXCEPTION 'not this one' USING ERRCODE = 'MY001'",
-    "an assertion": "ASSERT false, 'not this one'",
-    "a check": "RAISE check_violation USING MESSAGE = 'not this one'",
-    "bad data": "RETURN 1 / (id - 2) IS NULL",
-}
-
-
-@pytest.mark.parametrize("raised", list(RAISED))
-def test_a_row_for_which_a_raw_filter_raises_is_rejected_alone(
-    make: Callable[..., PostgresDocuments], database: Database, raised: str
-) -> None:
-    documents = make()
-    database.execute("INSERT INTO things SELECT generate_series(-3, 5)")
-    database.execute(
-        "CREATE OR REPLACE FUNCTION slow(id int) RETURNS boolean LANGUAGE plpgsql STABLE AS"
-        f" $$ BEGIN IF id = 2 THEN {RAISED[raised]}; END IF; RETURN id > 0; END $$"
-    )
-    keys = [(str(n),) for n in range(-3, 6)]
-    with documents.snapshot((), threading.Event()) as snapshot:
-        by_key, rest = snapshot.build("things", keys)
-    assert not rest
-    chunk = documents.next_chunk("things", None, None, 100)
-    assert chunk is not None
-    with documents.snapshot((), threading.Event()) as snapshot:
-        of_chunk, rest = snapshot.build_chunk(chunk)
-    assert not rest
-    for built in (by_key, of_chunk):
-        assert {d.id for d in built if d.body is not None} == {"1", "3", "4", "5"}
-        (error,) = [d.error for d in built if d.id == "2"]
-        assert error is not None and "cannot be rendered" in error
-        assert raised == "bad data" or "not this one" in error
-    # Those that are no documents are deleted live, and no part of a build.
-    assert {d.id for d in by_key if d.body is None} == {"-3", "-2", "-1", "0", "2"}
-    assert len(of_chunk) == 5
-    assert documents.next_chunk("things", chunk.upper, None, 100) is None
-
-

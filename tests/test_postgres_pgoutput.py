@@ -99,6 +99,22 @@ def test_every_update_counts_where_any_column_may_matter() -> None:
     assert made.decode(update(["other", "7", "x", "1"], ["n", "7", "x", "1"], b"O")) is not None
 
 
+def test_a_table_that_has_another_name_for_a_moment_is_known_by_its_oid() -> None:
+    made = Decoder({ITEMS: Wanted(ITEMS, ("id",), None)}.get, {1: Wanted(ITEMS, ("id",), None)})
+    for oid, name in ((1, "renamed"), (2, "items"), (3, "others")):
+        assert made.decode(relation(oid, name, [("id", True)])) is None
+    assert change(made, insert(["1"], 1)).shape.table == ITEMS
+    assert change(made, insert(["2"], 2)).shape.table == ITEMS
+    assert made.decode(insert(["3"], 3)) is None
+
+
+def test_every_update_counts_while_a_column_that_matters_has_another_name() -> None:
+    made = decoder(compare=("id", "renamed"), identity="f")
+    same = ["n", "1", "a", "7"]
+    assert change(made, update(["n", "1", "b", "7"], same, b"O")).new == ("7", "1")
+    assert made.skipped == 0
+
+
 def test_an_unchanged_toast_value_is_unknown_or_the_old_one_never_empty() -> None:
     assert change(decoder(), update(["n", "7", "x", ABSENT])).new == (ABSENT, "7")
     full = change(decoder(identity="f"), update(["n", "7", "y", ABSENT], ["n", "7", "x", "1"], b"O"))

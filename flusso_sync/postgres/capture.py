@@ -217,6 +217,7 @@ class PostgresCapture(Capture):
         #: The furthest position the server named, in the stream or to the lag poller.
         self._heard = 0
         self._wanted: Dict[Table, Wanted] = {}
+        self._wanted_by_oid: Dict[int, Wanted] = {}
         self._rebuild: Dict[str, str] = {}
         #: Leaves that were altered while the slot was there, by OID: their indexes must be rebuilt for this reason
         #: if rows of theirs may have been missed.
@@ -267,7 +268,9 @@ class PostgresCapture(Capture):
             existing = slot.find_slot(connection, self._settings.slot)
             unreadable = self._unreadable(connection, existing)
             survey, blind = self._listen(connection, existing, stop)
-            self._wanted = {leaf.relation.table: leaf.wanted for leaf in survey.leaves if leaf.use.indexes}
+            used = [leaf for leaf in survey.leaves if leaf.use.indexes]
+            self._wanted = {leaf.relation.table: leaf.wanted for leaf in used}
+            self._wanted_by_oid = {leaf.relation.oid: leaf.wanted for leaf in used}
             self._coverage = survey.coverage
             self._status.set_fact(
                 "replica_identities_set",
@@ -592,7 +595,7 @@ class PostgresCapture(Capture):
         self._origin = origin
 
     def _pump(self, stream: ReplicationStream, emit: Emit, stop: threading.Event, works: Callable[[], None]) -> None:
-        decoder = Decoder(self._wanted.get)
+        decoder = Decoder(self._wanted.get, self._wanted_by_oid)
         changes: List[Change] = []
         xid: Optional[int] = None
         idle = 0

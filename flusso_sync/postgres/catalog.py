@@ -71,7 +71,7 @@ class Column:
 
     ``generated`` is empty, ``s`` (stored) or ``v`` (virtual); ``collation`` is quoted SQL, None where there is none.
     ``expression`` is what a generated column is computed by, and ``sources`` the columns that names; empty where it
-    reads more than columns.
+    reads more than columns.  ``altered`` is another one after every ALTER of the column (pg_attribute.xmin).
     """
 
     name: str
@@ -86,6 +86,7 @@ class Column:
     deterministic: bool = True
     expression: str = ""
     sources: Columns = ()
+    altered: str = ""
 
     @property
     def sql_type(self) -> str:
@@ -127,7 +128,8 @@ class Relation:
     """What the catalog says about one table.
 
     ``leaves`` are the tables that really hold the rows of a partitioned table (or inherit from this one), at any
-    depth; the stream names those.  ``replica_identity`` is pg_class.relreplident: d, n, f or i.
+    depth; the stream names those.  ``replica_identity`` is pg_class.relreplident: d, n, f or i.  ``file`` is another
+    one after every rewrite (pg_class.relfilenode).
     """
 
     table: Table
@@ -137,6 +139,7 @@ class Relation:
     row_security: bool = False
     replica_identity: str = "d"
     is_partition: bool = False
+    file: int = 0
     columns: Mapping[str, Column] = field(default_factory=dict)
     indexes: Tuple[Index, ...] = ()
     leaves: Tuple["Relation", ...] = ()
@@ -267,7 +270,7 @@ WITH RECURSIVE wanted AS (
 ), relations AS (
     SELECT DISTINCT oid FROM descendants
 ), attributes AS (
-    SELECT a.* FROM pg_catalog.pg_attribute a JOIN relations r ON r.oid = a.attrelid
+    SELECT a.*, a.xmin AS altered FROM pg_catalog.pg_attribute a JOIN relations r ON r.oid = a.attrelid
     WHERE a.attnum > 0 AND NOT a.attisdropped
 ), types(oid) AS (
     SELECT atttypid FROM attributes
@@ -290,14 +293,14 @@ SELECT
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
         'oid', c.oid::int8, 'schema', n.nspname, 'name', c.relname, 'kind', c.relkind,
         'persistence', c.relpersistence, 'row_security', c.relrowsecurity, 'replica_identity', c.relreplident,
-        'is_partition', c.relispartition))
+        'is_partition', c.relispartition, 'file', c.relfilenode::int8))
      FROM relations r JOIN pg_catalog.pg_class c ON c.oid = r.oid
      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace)::text,
     (SELECT pg_catalog.json_agg(pg_catalog.json_build_object(
         'relation', a.attrelid::int8, 'name', a.attname, 'number', a.attnum, 'type', a.atttypid::int8,
         'modifier', a.atttypmod, 'type_name', pg_catalog.format_type(a.atttypid, a.atttypmod),
         'not_null', a.attnotnull, 'generated', a.attgenerated, 'collation_schema', cn.nspname,
-        'collation', co.collname, 'deterministic', co.collisdeterministic,
+        'collation', co.collname, 'deterministic', co.collisdeterministic, 'altered', a.altered::text,
         'expression', pg_catalog.pg_get_expr(ad.adbin, ad.adrelid),
         'sources', (
             SELECT pg_catalog.json_agg(DISTINCT d.refobjsubid) FROM pg_catalog.pg_depend d
@@ -398,6 +401,7 @@ def _assemble(
             deterministic=row["deterministic"] is not False,
             expression=row["expression"] or "",
             sources=() if None in sources else tuple(name for name in sources if name is not None),
+            altered=row["altered"],
         )
     keyed: Dict[int, List[Index]] = {}
     for row in indexes:

@@ -86,6 +86,9 @@ VISIBLE_LONGEST_SECONDS = 0.1
 #: A batch of many changed values may list this many documents for each of them, whatever ``fan_out_documents`` says.
 VALUES_DOCUMENTS = 4
 
+#: Where the source could not list the documents of changed values in time, they are listed bit by bit for so long.
+SLOW_SECONDS = 3600.0
+
 #: How long the end waits for statements to be cancelled.
 CANCEL_SECONDS = 0.5
 
@@ -106,9 +109,6 @@ class DocumentSettings:
     fan_out_documents: int = 10_000
 
 
-class _Place(NamedTuple):
-    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper`` of what ``statements``
-    read; ``keys`` of its documents."""
 class _Unrenderable(Exception):
     """A statement failed because of what a row holds; ``reason`` is what Postgres said."""
 
@@ -122,6 +122,9 @@ def _is_of_a_row(error: psycopg.Error) -> bool:
     return (error.sqlstate or "").startswith(UNRENDERABLE) or type(error) is psycopg.DatabaseError
 
 
+class _Place(NamedTuple):
+    """Where a chunk lies: after ``lower`` (None: from the start) up to and including ``upper`` of what ``statements``
+    read; ``keys`` of its documents."""
 
     statements: IndexStatements
     lower: Optional[Key]
@@ -180,13 +183,15 @@ class PostgresDocuments(Documents):
         #: (index, name of a path) -> the statement that lists the documents, and what it is called.
         self._spread_paths: Dict[Tuple[str, str], Tuple[str, str]] = {}
         self._shape: Optional[Shape] = None
-        #: Index -> digest of the tables and columns that its documents are made of.
+        #: Index -> what its documents are made of (``_note``).
         self._shapes: Dict[str, str] = {}
         self._sizes: Dict[str, float] = {}
         #: Index -> the leaf that is read now, and its statements.
         self._of_leaf: Dict[str, Tuple[int, IndexStatements]] = {}
         #: Keys of one statement at most, where one took too long.
         self._most: Dict[str, int] = {}
+        #: (index, statement) of lookups that took too long -> until when they are not tried.
+        self._slow: Dict[Tuple[str, str], float] = {}
         self._told_to_wait = False
         self._ending = threading.Event()
 
@@ -210,7 +215,7 @@ class PostgresDocuments(Documents):
         traces: List[Trace] = []
         told: Set[str] = set()
         self._bound, self._statements, self._shapes, self._unreadable = {}, {}, {}, {}
-        self._uses, self._users = {}, {}
+        self._uses, self._users, self._slow = {}, {}, {}
         with contextlib.closing(connect(self._access)) as connection, translating("reading the catalog"):
             catalog = self._catalog(connection)
             for plan in plans:
@@ -223,7 +228,7 @@ class PostgresDocuments(Documents):
                 self._bound[plan.name] = bound
                 self._of_leaf.pop(plan.name, None)
                 self._statements[plan.name] = statements
-                self._shapes[plan.name] = _digest(bound)
+                self._shapes[plan.name] = _note(bound)
                 for place in shape_of(catalog, _uses(bound)).names:
                     self._users.setdefault(place, []).append(plan.name)
                 traces.extend(traces_of(bound))
@@ -472,21 +477,28 @@ class PostgresDocuments(Documents):
 
     def _resolve(self, connection: "psycopg.Connection[Any]", runs: Sequence[ChangeRun]) -> Resolution:
         found = touched((change for run in runs for change in run.changes), self._traces)
-        spread: List[Spread] = []
-        with connection.pipeline():
-            cursors = []
-            for lookup in found.lookups:
-                most = self._most_listed(len(lookup.parameters[0]))
-                parameters = [*(array_literal(p) for p in lookup.parameters), most + 1]
-                cursors.append((lookup, most, connection.execute(_probe(lookup), parameters, binary=True)))
-            for lookup, most, cursor in cursors:
-                rows = cursor.fetchall()
-                if len(rows) > most:
-                    spread.append(self._spread_of(lookup))
-                    continue
-                found.keys.setdefault(lookup.index, set()).update(
-                    tuple(str(value, "utf-8") for value in row) for row in rows
-                )
+        slow = {place for place, until in self._slow.items() if time.monotonic() < until}
+        spread = [self._spread_of(lookup) for lookup in found.lookups if (lookup.index, lookup.statement) in slow]
+        cursors: List[Tuple[Lookup, int, Any]] = []
+        try:
+            with connection.pipeline():
+                for lookup in found.lookups:
+                    if (lookup.index, lookup.statement) in slow:
+                        continue
+                    most = self._most_listed(len(lookup.parameters[0]))
+                    parameters = [*(array_literal(p) for p in lookup.parameters), most + 1]
+                    cursors.append((lookup, most, connection.execute(_probe(lookup), parameters, binary=True)))
+                for lookup, most, cursor in cursors:
+                    rows = cursor.fetchall()
+                    if len(rows) > most:
+                        spread.append(self._spread_of(lookup))
+                        continue
+                    found.keys.setdefault(lookup.index, set()).update(
+                        tuple(str(value, "utf-8") for value in row) for row in rows
+                    )
+        except psycopg.errors.QueryCanceled:
+            self._remember_slow([lookup for lookup, _, cursor in cursors if cursor.pgresult is None])
+            raise
         if found.repeated:
             self._status.deduplicated(found.repeated)
         if found.untraceable:
@@ -495,6 +507,17 @@ class PostgresDocuments(Documents):
             index: f"table {table} was truncated" for table in found.truncated for index in self._uses.get(table, ())
         }
         return Resolution({index: sorted(keys) for index, keys in found.keys.items()}, rebuild, spread)
+
+    def _remember_slow(self, unanswered: Sequence[Lookup]) -> None:
+        """The first of ``unanswered`` took too long, and would again: all indexes would stand still for ever."""
+        for lookup in unanswered[:1]:
+            self._slow[lookup.index, lookup.statement] = time.monotonic() + SLOW_SECONDS
+            log.warning(
+                "index %s: the documents of %s could not be listed within source.statement_timeout_secs, so they are"
+                " listed bit by bit from now on; `flussod check` names links that lack an index",
+                lookup.index,
+                self._spread_of(lookup).label,
+            )
 
     # -- changes that show in very many documents -----------------------------------------------------------
 
@@ -764,7 +787,7 @@ class PostgresDocuments(Documents):
         columns = [bound.root.columns[name] for name in bound.walk]
         kind = "leaves" if bound.root.kind == "p" else "rows"
         by = ", ".join(f"{identifier(c.name)} {c.type.sql} {c.collation or ''}".rstrip() for c in columns)
-        return f"{kind} of {bound.root.oid} by {by}, shape {self._shapes[index]}"
+        return f"{kind} of {bound.root.oid} by {by}, shape {_digest(bound)}"
 
     def next_chunk(self, index: str, after: Any, until: Any, rows: int) -> Optional[Chunk]:
         """As many rows as should make ``CHUNK_BYTES`` of documents, by those seen lately, and no more than ``rows``.
@@ -910,10 +933,38 @@ def _digest(bound: BoundIndex, newest_label: Optional[int] = None) -> str:
     return f"{digest}:{newest}" if newest else digest
 
 
+def _note(bound: BoundIndex) -> str:
+    """What the record says of the index: its digest, then what was rewritten when."""
+    digest, _, newest = _digest(bound).partition(":")
+    return f"{digest}:{newest}:{','.join(_rewrites(bound))}"
+
+
+def _rewrites(bound: BoundIndex) -> List[str]:
+    """By table a mark of the files of its rows, and one that changes when a used column is altered.
+
+    ``ALTER TABLE … ALTER … TYPE … USING`` may leave the type as it was and change all values, of which the stream tells
+    nothing: it changes both.  VACUUM FULL, say, or a new partition changes the first alone, SET STATISTICS the second.
+    """
+    marks = []
+    for use in sorted(_uses(bound), key=lambda use: use.table):
+        relation = bound.catalog.tables[use.table]
+        files = sorted((leaf.oid, leaf.file) for leaf in (relation, *relation.leaves))
+        columns = bound.columns(use.table)
+        altered = [columns[name].altered for name in sorted(columns if use.columns is None else use.columns)]
+        marks.append("-".join(sha256(f"{part}".encode()).hexdigest()[:8] for part in (files, altered)))
+    return marks
+
+
 def _is_still(bound: BoundIndex, former: str) -> bool:
-    """Whether documents made when the digest was ``former`` are still as the index would make them."""
-    newest = former.partition(":")[2]
-    return former == _digest(bound, int(newest) if newest.isdigit() else None)
+    """Whether documents made when the note was ``former`` are still as the index would make them."""
+    digest, newest, rewrites = [*former.split(":"), "", ""][:3]
+    if _digest(bound, int(newest) if newest.isdigit() else None) != (f"{digest}:{newest}" if newest else digest):
+        return False
+    # An earlier version noted no rewrites.
+    return not any(
+        all(one != other for one, other in zip(before.split("-"), now.split("-")))
+        for before, now in zip(rewrites.split(",") if rewrites else (), _rewrites(bound))
+    )
 
 
 def try_index(connection: "psycopg.Connection[Any]", bound: BoundIndex) -> IndexStatements:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from operator import itemgetter
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from flusso_sync.schema.plan import Table
 
@@ -83,7 +83,8 @@ class Shape:
         self.reach = max(positions, default=-1) + 1
         self.pick = _picker(positions)
         self._compare: Optional[Callable[[Sequence[Cell]], Tuple[Cell, ...]]] = None
-        if wanted.compare is not None:
+        # Where one of them has another name for a moment, every update counts.
+        if wanted.compare is not None and set(wanted.compare).issubset(names):
             self._compare = _picker([names.index(name) for name in names if name in wanted.compare])
 
     def agree(self, before: Sequence[Cell], now: Sequence[Cell]) -> bool:
@@ -130,11 +131,15 @@ Message = Union[Begin, Commit, Change, List[Change], None]
 class Decoder:
     """Decodes the messages of one stream.  ``wanted`` answers for a table what is wanted of it, if anything.
 
+    ``by_oid``: the same by OID, for a table that has another name for a moment.
     ``skipped`` counts updates whose old and new row agree in all columns that matter; whoever reads it may set it back.
     """
 
-    def __init__(self, wanted: Callable[[Table], Optional[Wanted]]) -> None:
+    def __init__(
+        self, wanted: Callable[[Table], Optional[Wanted]], by_oid: Optional[Mapping[int, Wanted]] = None
+    ) -> None:
         self._wanted = wanted
+        self._by_oid: Mapping[int, Wanted] = by_oid or {}
         self._shapes: Dict[int, Optional[Shape]] = {}
         self.skipped = 0
 
@@ -218,7 +223,7 @@ class Decoder:
             raise IndexError
         # An empty schema name stands for pg_catalog.
         leaf = Table(schema or "pg_catalog", name)
-        wanted = self._wanted(leaf)
+        wanted = self._by_oid.get(oid) or self._wanted(leaf)
         self._shapes[oid] = None if wanted is None else Shape(wanted, leaf, identity, columns)
 
 

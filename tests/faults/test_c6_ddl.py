@@ -212,8 +212,9 @@ def test_a_column_that_nobody_uses_is_nobodys_business(deploy: MakeDeployment, m
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "unguarded"])
 @pytest.mark.parametrize("moment", ["live", "while stopped"])
+@pytest.mark.parametrize("type_", ["bigint", "integer"], ids=["another type", "the same type"])
 def test_a_type_that_the_plan_accepts_is_planned_anew_without_a_word_from_any_row(
-    deploy: MakeDeployment, moment: str, guarded: bool
+    deploy: MakeDeployment, type_: str, moment: str, guarded: bool
 ) -> None:
     deployment = deploy()
     guards = ["frequent_watch"] + ([] if guarded else ["shapes_forgotten"])
@@ -222,7 +223,7 @@ def test_a_type_that_the_plan_accepts_is_planned_anew_without_a_word_from_any_ro
     if moment != "live":
         assert daemon.stop() == 0
     # Every value is another one now, and not one row was in the stream.
-    deployment.database.execute("ALTER TABLE items ALTER quantity TYPE bigint USING quantity * 100")
+    deployment.database.execute(f"ALTER TABLE items ALTER quantity TYPE {type_} USING quantity * 100")
     if moment != "live":
         deployment.start(guards)
         daemon.wait_until_live()
