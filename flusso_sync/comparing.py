@@ -90,7 +90,11 @@ class Comparisons:
                 )
                 results.append(verifier.verify(index))
         except Stopped:
+            with self._lock:
+                waiting = self._wanted[1:]
             self._tell(index, state="failed", started=started, ended=utc_now(), why="the daemon stopped meanwhile")
+            for other in waiting:
+                self._tell(other, state="failed", ended=utc_now(), why="the daemon stopped before its turn")
             raise
         except FlussoError as error:
             log.warning("index %s could not be compared with its rows: %s", index, error)

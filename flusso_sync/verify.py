@@ -243,7 +243,9 @@ class Verifier:
                 self._result.note(f"generation {one.number} is being built; what readers find may be older until then")
 
     def _patiently(self, action: Callable[[], T]) -> T:
-        return wait_out(action, self._stop, self._status, f"verify of index {self._result.index}")
+        # Whoever compares waits; changes flow meanwhile.
+        what = f"verify of index {self._result.index}"
+        return wait_out(action, self._stop, self._status, what, blocking=False)
 
     # -- rows -----------------------------------------------------------------------------------------
 

@@ -653,7 +653,7 @@ def test_coverage_is_told_with_flussos_keys(place: Database, tmp_path: Path) -> 
     assert check(config).json["coverage"]["satisfied"] is True
 
 
-def test_nothing_is_written(place: Database, tmp_path: Path) -> None:
+def test_nothing_is_written(place: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def everything() -> List[Any]:
         return [
             place.execute(sql)
@@ -669,6 +669,9 @@ def test_nothing_is_written(place: Database, tmp_path: Path) -> None:
     config = write(tmp_path, place.url, PLAIN, sinks=sinks, source={"slot": "unwritten", "publication": "pub"})
     report = check(config)
     assert {"FL025", "FL028"} <= set(report.codes)
+    monkeypatch.setenv("FLUSSO_MANAGE_REPLICA_IDENTITY", "false")
+    told = check(config)
+    assert "a run will set" not in str(told) and told.codes != report.codes, "what a run with that variable would do"
     assert everything() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["articles.schema.yml", "flusso.yaml"]
 

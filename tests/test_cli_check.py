@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -26,6 +27,18 @@ def test_the_report_names_source_sinks_indexes_and_fields(shop: Path) -> None:
     for part in ("is valid", "Source", "slot flusso", "Sinks", "Indexes", "public.users  pk id", "belongs_to"):
         assert part in answer.output, part
     assert answer.output.rstrip().endswith("✓ check passed")
+
+
+def test_it_takes_every_flag_and_variable_of_a_run(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = click.Context(flussod)
+    names = {name: {one.name for one in flussod.get_command(context, name).params} for name in ("run", "check")}  # type: ignore[union-attr]
+    assert names["run"] - names["check"] == {
+        *("locked", "lock_path"),
+        *("daemonize", "pidfile", "log_file", "user"),
+    }, "but for those of the lock and of the host"
+    monkeypatch.setenv("FLUSSO_SKIP_BACKFILL", "perhaps")
+    answer = check(shop, "--offline")
+    assert answer.exit_code == 2 and "FLUSSO_SKIP_BACKFILL" in answer.output
 
 
 def test_it_says_that_the_database_was_not_asked(shop: Path) -> None:

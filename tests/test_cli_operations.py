@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import http.server
 import json
+import threading
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -375,6 +377,46 @@ def test_with_a_server_no_configuration_is_read(run: Flussod, lives: Lives) -> N
     for strange in ("http://[", "ftp:/x", "a b:1"):
         answer = run("indexes", "--server", strange, "--admin-password", PASSWORD)
         assert answer.exit_code == 1 and "no daemon answers" in answer.output, answer.output
+
+
+class LoginPage(http.server.BaseHTTPRequestHandler):
+    """A proxy in front that knows nobody: it shows its own page, or sends everybody to it."""
+
+    asked: List[str] = []
+
+    def _answer(self) -> None:
+        self.asked.append(f"{self.command} {self.path.partition('?')[0]}")
+        body = b"<html>Please log in</html>"
+        self.send_response(302 if self.path.startswith("/reindex") else 200)
+        self.send_header("Location", "/login")
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_page_of_somebody_else_is_no_answer(run: Flussod) -> None:
+    LoginPage.asked.clear()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LoginPage)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        given = ("--server", f"127.0.0.1:{server.server_port}", "--admin-password", PASSWORD)
+        for command in (["indexes"], ["quarantine", "list"], ["quarantine", "retry", "things"]):
+            answer = run(*command, *given)
+            assert answer.exit_code == 1 and "is no daemon of flusso-sync" in answer.output, (command, answer.output)
+        answer = run("reindex", "things", *given)
+        assert answer.exit_code == 1 and "server returned 302" in answer.output
+        assert "GET /login" not in LoginPage.asked
+    finally:
+        server.shutdown()
+        thread.join(10)
+        server.server_close()
 
 
 def test_a_rollback_that_is_refused_is_5_over_http_too(run: Flussod, lives: Lives) -> None:

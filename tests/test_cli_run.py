@@ -376,6 +376,10 @@ def test_hangup_reads_the_configuration_anew(start: Start, tmp_path: Path) -> No
     assert not trouble["blocking"] and _status(url)["configuration"] == told
     assert "on_error" in program.log and "Traceback" not in program.log
     assert _code(address, "canary-two") == 200
+    file.write_text(text.replace("canary-one", "{file: not-there}"))
+    program.signal(signal.SIGHUP)
+    wait_for(lambda: "not-there cannot be read" in _status(url)["trouble"][0]["what"], 20)
+    assert _code(address, "canary-two") == 200
 
     file.write_text(text.replace("canary-one", "canary-two"))
     program.signal(signal.SIGHUP)

@@ -159,6 +159,11 @@ def test_the_program_asks_the_surface_of_the_configuration(serve: Any, tmp_path:
     ran = flussod("-c", str(tmp_path / "flusso.yaml"))
     assert (ran.returncode, ran.stderr) == (0, "")
     assert ran.stdout.startswith("live\nslot flusso") and "\x1b" not in ran.stdout
+    elsewhere = serve(public_app(troubled()))
+    moved = flussod("-c", str(tmp_path / "flusso.yaml"), FLUSSO_PUBLIC_ADDRESS=elsewhere.address)
+    assert moved.stdout.startswith("live, held up"), "where the daemon's own variable says it is"
+    wrong = flussod("-c", str(tmp_path / "flusso.yaml"), FLUSSO_PUBLIC_ADDRESS="localhost:1")
+    assert wrong.returncode == 2 and "FLUSSO_PUBLIC_ADDRESS" in wrong.stderr
     told = flussod("--server", surface.address, "--format", "json")
     assert json.loads(told.stdout)["index_details"]["users"]["documents"] == 50_000
 

@@ -96,6 +96,20 @@ def test_a_stop_ends_it_and_is_said() -> None:
     with pytest.raises(Stopped):
         desk.work()
     assert desk.said["state"] == "failed" and "stopped" in desk.said["why"]
+    assert desk.status.ready()[0] or "verify" not in desk.status.ready()[1], "changes flow meanwhile"
+    assert [one.blocking for one in desk.status.snapshot().trouble] == [False]
+
+
+def test_those_that_wait_for_their_turn_do_not_wait_for_ever() -> None:
+    desk = Desk(World())
+    desk.stop.set()
+    desk.world.sink.count = _away  # type: ignore[method-assign]
+    desk.comparisons.ask(desk.world.index)
+    desk.comparisons.ask("other")
+    with pytest.raises(Stopped):
+        desk.work()
+    other = desk.status.snapshot().to_json()["verify"]["other"]
+    assert other["state"] == "failed" and "before its turn" in other["why"]
 
 
 def _away(index: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import pytest
 from flask.testing import FlaskClient
 
-from flusso_sync.errors import SinkRefused, SinkUnavailable
+from flusso_sync.errors import ConfigError, Problem, SinkRefused, SinkUnavailable
 from flusso_sync.sinks.base import Parked, Sink
 from flusso_sync.sinks.memory import Generation, Held, MemorySink, MemoryStore, Refusal, StoredIndex
 from flusso_sync.status import IndexState, Status
@@ -143,6 +143,29 @@ def test_a_rotated_password_holds_from_the_next_request(operator: Operator) -> N
     current[0] = "new"
     assert client.get("/indexes", headers=basic("admin", "old")).status_code == 401
     assert client.get("/indexes", headers=basic("admin", "new")).status_code == 200
+
+
+def test_a_password_that_cannot_be_read_lets_nobody_in_and_shows_no_path(
+    operator: Operator, caplog: pytest.LogCaptureFixture
+) -> None:
+    def credentials() -> Tuple[str, str]:
+        raise ConfigError([Problem("the file /canary/secret cannot be read", path="server.admin_password")])
+
+    client = private_app(Status(), credentials, operator).test_client()
+    answer = client.post("/reindex?index=users", headers=RIGHT)
+    assert (answer.status_code, operator.asked) == (503, [])
+    assert b"canary" not in answer.data and b"cannot be read" in answer.data
+    assert "/canary/secret" in caplog.text
+    assert client.get("/status").status_code == 401, "who gives none is asked for one as ever"
+
+
+def test_a_fault_of_ours_is_no_unknown_index(operator: Operator, status: Status) -> None:
+    def broken(name: str) -> str:
+        raise KeyError("something else")
+
+    operator.reindex = broken  # type: ignore[method-assign]
+    client = private_app(status, lambda: ("admin", "pässword: with colon"), operator).test_client()
+    assert client.post("/reindex?index=users", headers=RIGHT).status_code == 500
 
 
 def test_indexes_are_their_states(client: FlaskClient) -> None:

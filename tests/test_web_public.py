@@ -64,6 +64,18 @@ def test_status_is_json_in_the_order_of_the_snapshot(client: FlaskClient, status
     assert list(json.loads(answer.data)) == list(status.snapshot().to_json())
 
 
+def test_ids_of_documents_are_for_the_private_surface_alone(client: FlaskClient, status: Status) -> None:
+    one = {"sink": "search", "id": "canary@example.com", "kind": "different", "path": "name"}
+    status.set_fact("verify.users", {"state": "wrong", "found": 1, "differences": [one]})
+    answer = client.get("/status")
+    assert b"canary" not in answer.data
+    assert answer.get_json()["verify"]["users"] == {
+        "state": "wrong",
+        "found": 1,
+        "differences": [{**one, "id": None}],
+    }
+
+
 def test_metrics_are_the_text_as_it_is(client: FlaskClient) -> None:
     answer = client.get("/metrics")
     assert (answer.status_code, answer.content_type, answer.data) == (200, TEXT, b"flusso_batches_total 1.0\n")

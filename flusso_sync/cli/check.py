@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Optional, Sequence
 import click
 
 from flusso_sync.cli.exit import explain
-from flusso_sync.cli.options import (
-    Switch,
-    config_option,
-    forms_option,
-    index_prefix_option,
-    manage_publication_option,
-    publication_option,
-    slot_option,
-)
+from flusso_sync.cli.options import Switch, config_option, forms_option
+from flusso_sync.cli.run_options import RunOptions, run_options
 from flusso_sync.errors import EXIT_CODES, ConfigError, FlussoError
 from flusso_sync.findings import ERROR, INFO, WARNING, Finding, exit_code, of_error
 from flusso_sync.logs import redact
@@ -55,37 +48,18 @@ _GITHUB = {ERROR: "error", WARNING: "warning", INFO: "notice"}
     help="Check the files alone; ask neither database nor sinks.",
 )
 @forms_option("How to print the report.", "json", "github")
-@slot_option("As of the run [flusso].")
-@publication_option("As of the run [flusso].")
-@manage_publication_option("As of the run.")
-@index_prefix_option("As of the run.")
+@run_options
 @click.pass_context
-def check(
-    ctx: click.Context,
-    /,
-    config_path: str,
-    offline: bool,
-    form: str,
-    slot: Optional[str],
-    publication: Optional[str],
-    manage_publication: Optional[bool],
-    index_prefix: Optional[str],
-) -> None:
+def check(ctx: click.Context, /, config_path: str, offline: bool, form: str, **flags: Any) -> None:
     """Say what the files mean, and everything a run would be refused for, wait for or do.
 
-    The database and the sinks are asked, read-only, unless --offline.  Secrets are never printed.
+    It takes the flags and variables of a run, and foretells the run that has them.  The database and the sinks are
+    asked, read-only, unless --offline.  Secrets are never printed.
     """
-    from flusso_sync.cli.run import RunOptions
     from flusso_sync.config.connection import check_prefix
     from flusso_sync.config.load import load_config
 
-    options = RunOptions(
-        config_path,
-        slot=slot,
-        publication=publication,
-        manage_publication=manage_publication,
-        index_prefix=index_prefix,
-    )
+    options = RunOptions(config_path, **flags)
     report = _Report(config_path)
     try:
         report.config = options.applied_to(load_config(config_path))

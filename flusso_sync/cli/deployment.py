@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, Mapping, 
 import click
 
 from flusso_sync.cli.options import config_option, index_prefix_option
+from flusso_sync.cli.run_options import with_variables
 from flusso_sync.errors import SinkError, SinkRefused, SinkUnavailable, SourceError, SourceUnavailable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Deployment:
         from flusso_sync.config.connection import check_prefix
         from flusso_sync.config.load import load_config
 
-        config = load_config(config_path)
+        config = with_variables(load_config(config_path))
         if index_prefix is not None:
             config = replace(config, prefix=index_prefix)
         check_prefix(config.prefix)

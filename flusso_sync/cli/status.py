@@ -14,6 +14,7 @@ import click
 from flusso_sync.cli.options import admin_password_option, admin_user_option, config_option, server_option
 from flusso_sync.cli.progress import describe, duration
 from flusso_sync.cli.reach import format_option
+from flusso_sync.cli.run_options import with_variables
 from flusso_sync.cli.surface import Surface
 from flusso_sync.cli.table import plain, table
 from flusso_sync.errors import DaemonUnreachable
@@ -109,7 +110,7 @@ def status(
 def _address(config_path: str) -> str:
     from flusso_sync.config.load import load_config
 
-    address = load_config(config_path).server.public_address
+    address = with_variables(load_config(config_path)).server.public_address
     if not address.port:
         raise click.UsageError("server.public_address is any free port: give --server, which the daemon's log names")
     return str(address)

@@ -28,6 +28,14 @@ _SHOWN_CHARACTERS = 300
 class Answer(NamedTuple):
     code: int
     text: str
+    content_type: str = ""
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """No surface sends anybody elsewhere, and a POST would become a GET there."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
 
 
 class Surface:
@@ -44,14 +52,15 @@ class Surface:
         self._seconds = seconds
         self._hint = hint
         # An operator's surface is never behind the proxy that the environment may name for the rest of the world.
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
 
     def request(self, method: str, path: str, body: Optional[bytes] = None) -> Answer:
         """Whatever is answered; raises ``DaemonUnreachable`` where nobody does."""
         try:
             request = urllib.request.Request(self.url + path, body, self._headers, method=method)
             with self._opener.open(request, timeout=self._seconds) as answer:
-                return Answer(answer.status, answer.read().decode("utf-8", "replace"))
+                kind = answer.headers.get_content_type()
+                return Answer(answer.status, answer.read().decode("utf-8", "replace"), kind)
         except urllib.error.HTTPError as error:
             return Answer(error.code, error.read().decode("utf-8", "replace").strip())
         except (OSError, ValueError, http.client.HTTPException) as error:
@@ -68,29 +77,44 @@ class PrivateSurface(Surface):
 
     def listing(self) -> Dict[str, Any]:
         """Index -> state, build, generations per sink, and what could not be read."""
-        found: Dict[str, Any] = json.loads(self._get("/generations"))
-        return found
+        return self._get("/generations")
 
     def parked(self, index: Optional[str], limit: int) -> Tuple[Dict[str, int], List[Dict[str, Any]]]:
         """Index -> number of parked documents, and the newest of them."""
         query = {"limit": str(limit), **({} if index is None else {"index": index})}
-        found = json.loads(self._get(f"/quarantine?{urlencode(query)}", index))
+        found = self._get(f"/quarantine?{urlencode(query)}", index)
+        if not {"counts", "documents"} <= set(found):
+            raise self._no_daemon()
         return found["counts"], found["documents"]
 
     def ask(self, command: str, index: str, ids: Sequence[str] = ()) -> str:
         """Ask for something; returns what the daemon says to it."""
         body = urlencode([("id", id) for id in ids]).encode()
-        return self._send("POST", f"{_PATHS[command]}?index={quote(index)}", body, index).strip()
+        answer = self._send("POST", f"{_PATHS[command]}?index={quote(index)}", body, index)
+        if answer.content_type != "text/plain":
+            raise self._no_daemon()
+        return answer.text.strip()
 
-    def _get(self, path: str, index: Optional[str] = None) -> str:
-        return self._send("GET", path, None, index)
+    def _get(self, path: str, index: Optional[str] = None) -> Dict[str, Any]:
+        answer = self._send("GET", path, None, index)
+        try:
+            found = json.loads(answer.text)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise self._no_daemon()
+        return found
 
-    def _send(self, method: str, path: str, body: Optional[bytes], index: Optional[str]) -> str:
+    def _no_daemon(self) -> DaemonUnreachable:
+        """Something else answers well: the login page of a proxy, say."""
+        return DaemonUnreachable(f"what answers at {self.url} is no daemon of flusso-sync", hint=self._hint)
+
+    def _send(self, method: str, path: str, body: Optional[bytes], index: Optional[str]) -> Answer:
         answer = self.request(method, path, body)
         if answer.code < 300:
-            return answer.text
+            return answer
         if answer.code == 404 and index is not None and answer.text.startswith("unknown index"):
-            raise unknown_index(index, json.loads(self._send("GET", "/indexes", None, None)))
+            raise unknown_index(index, self._get("/indexes"))
         if answer.code == 400 or answer.code == 404 and answer.text.endswith("is disabled"):
             raise click.UsageError(answer.text)
         if answer.code == 409:

@@ -11,9 +11,9 @@ from typing import Any, Dict, Iterator, List, Mapping, Optional, Tuple
 
 from pydantic import BaseModel
 
-from flusso_sync.config.connection import source_address
+from flusso_sync.config.connection import sink_settings, source_address
 from flusso_sync.config.load import Config, IndexEntry
-from flusso_sync.config.models import AnySink, Section
+from flusso_sync.config.models import AnySink, OpenSearchSink, Section
 from flusso_sync.errors import ConfigError
 
 #: Keys of sections that hold from the next use on.
@@ -38,7 +38,10 @@ class Reloaded:
 
 
 def reloaded(running: Config, read: Config, environ: Optional[Mapping[str, str]] = None) -> Reloaded:
-    """Take over from ``read`` what may change while ``running`` runs."""
+    """Take over from ``read`` what may change while ``running`` runs.
+
+    Raises ``ConfigError`` when a secret that would hold at once cannot be read.
+    """
     changed: List[str] = []
     waiting: List[str] = []
     taken: Dict[str, Any] = {"warnings": read.warnings}
@@ -60,7 +63,13 @@ def reloaded(running: Config, read: Config, environ: Optional[Mapping[str, str]]
         waiting.append("prefix")
     taken["sinks"] = {name: sink for name, sink in _sinks(running, read, sort)}
     taken["indexes"] = {entry.name: entry for entry in _indexes(running, read, sort)}
-    return Reloaded(replace(running, **taken), tuple(changed), tuple(waiting))
+    config = replace(running, **taken)
+    if "server.admin_password" in changed and config.server.admin_password is not None:
+        config.server.admin_password.resolve(environ, key="server.admin_password")
+    for name, sink in config.sinks.items():
+        if isinstance(sink, OpenSearchSink) and any(key.startswith(f"sinks.{name}.") for key in changed):
+            sink_settings(name, sink, environ)
+    return Reloaded(config, tuple(changed), tuple(waiting))
 
 
 def _at_once(key: str, running: Config, read: Config, environ: Optional[Mapping[str, str]]) -> bool:

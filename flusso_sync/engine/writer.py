@@ -485,9 +485,12 @@ class SinkWriter:
             elif failure.kind is FailureKind.CONFLICT:
                 if not write.doubt and not write.tries:
                     # Nobody but us writes with our versions, and we never overtake ourselves (settled.md section 4).
+                    # Which document is for the log alone: an id may be an address, and everybody may read troubles.
+                    log.warning("sink %s: a newer version of %s/%s", self.sink.name, write.index, write.id)
                     self._status.trouble(
                         f"versions in sink {self.sink.name}",
-                        f"sink {self.sink.name} holds a newer version of {write.index}/{write.id} than we ever wrote",
+                        f"sink {self.sink.name} holds a newer version of a document of index {write.index} than we "
+                        "ever wrote",
                         "Somebody else writes to the index, or the source was set back; rebuild the index.",
                         blocking=False,
                     )

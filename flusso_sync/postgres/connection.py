@@ -19,6 +19,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from flusso_sync.errors import (
+    ConfigError,
     FlussoError,
     SchemaDrift,
     SlotInUse,
@@ -142,7 +143,7 @@ def connect(
     """Open an autocommit connection with the session settings above.
 
     Blocks up to the connect timeout.  Raises ``SourceUnavailable`` where waiting may help, else
-    ``SourceRefused``.
+    ``SourceRefused``, or ``ConfigError`` where a secret cannot be read and never could.
     """
     wanted = dict(PRINT_SETTINGS)
     if not replication:
@@ -178,7 +179,13 @@ def _parameters(access: SourceAccess) -> Dict[str, Any]:
 
     libpq's sentence ends with the text it stumbled over, which may be a password; it is not passed on.
     """
-    conninfo = access.conninfo()
+    try:
+        conninfo = access.conninfo()
+    except ConfigError as error:
+        if not access.reached.is_set():
+            raise
+        # It could be read before: somebody replaces it, and may have missed its owner or its mode.
+        raise SourceUnauthorized(f"the connection to the database cannot be read: {error.problems[0]}") from error
     try:
         return dict(conninfo_to_dict(conninfo))
     except psycopg.Error as error:

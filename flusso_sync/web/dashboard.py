@@ -51,7 +51,8 @@ def add_dashboard(app: Flask, status: Status, *, surface: str) -> None:
     """Serve the page, ``/status`` and ``/history``; ``surface``: ``public``, or ``private`` with its actions."""
 
     def show_status() -> Response:
-        return json_answer(status.snapshot().to_json())
+        told = status.snapshot().to_json()
+        return json_answer(told if surface == "private" else _without_ids(told))
 
     def show_history() -> Response:
         return json_answer(
@@ -67,6 +68,17 @@ def add_dashboard(app: Flask, status: Status, *, surface: str) -> None:
         views[path] = _file(name, content_type, surface)
     for path, view in views.items():
         app.add_url_rule(path, path, view, methods=["GET"], provide_automatic_options=False)
+
+
+def _without_ids(told: Dict[str, Any]) -> Dict[str, Any]:
+    """What everybody may read: an id may be somebody's address."""
+    found = {
+        index: {**said, "differences": [{**one, "id": None} for one in said["differences"]]}
+        if "differences" in said
+        else said
+        for index, said in told.get("verify", {}).items()
+    }
+    return {**told, "verify": found} if found else told
 
 
 def json_answer(value: Any, code: int = 200) -> Response:

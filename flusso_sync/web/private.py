@@ -109,7 +109,12 @@ class Desk:
                 self._places.release()
                 done.set()
 
-        threading.Thread(target=work, name="flusso-web-request", daemon=True).start()
+        try:
+            threading.Thread(target=work, name="flusso-web-request", daemon=True).start()
+        except RuntimeError:
+            # The system gives no more threads.
+            self._places.release()
+            raise Busy from None
         if not done.wait(seconds):
             result["left"] = True
             raise StillAtIt
@@ -175,7 +180,12 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
             response = _sentence("too many wrong passwords", 429)
             response.headers["Retry-After"] = str(int(pause) + 1)
             return response
-        if _authorized(request.headers.get("Authorization"), credentials):
+        try:
+            right = _authorized(request.headers.get("Authorization"), credentials)
+        except FlussoError as error:
+            logger.error("nobody is let in: %s", error)
+            return _sentence("the password of this surface cannot be read now; its log says why", 503)
+        if right:
             guesses.right(address)
             return None if _from_our_page() else _sentence("another site asks; use the page of this surface", 403)
         if "Authorization" in request.headers:
@@ -214,9 +224,15 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
         except StillAtIt:
             return name, None
         except KeyError:
-            disabled = status.index_state(name) is IndexState.DISABLED
-            raise _Refused(404, f"index {name} is disabled" if disabled else f"unknown index {name}") from None
-        except (Busy, RuntimeError):
+            state = status.index_state(name)
+            if state not in (None, IndexState.DISABLED):
+                # Nobody asked for something unknown: a fault of ours.
+                raise
+            raise _Refused(404, f"unknown index {name}" if state is None else f"index {name} is disabled") from None
+        except Busy:
+            raise _Refused(503, f"{command} queue is full or closed") from None
+        except RuntimeError as error:
+            logger.warning("%s of index %s: %s", command, name, error)
             raise _Refused(503, f"{command} queue is full or closed") from None
 
     def read(what: Callable[[], Any]) -> Response:

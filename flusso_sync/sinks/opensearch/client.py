@@ -26,6 +26,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from flusso_sync.errors import (
+    ConfigError,
     FlussoError,
     PayloadTooLarge,
     SinkBlocked,
@@ -223,7 +224,15 @@ class Client:
             if self._closed:
                 raise SinkUnavailable("the connection to OpenSearch is closed", in_doubt=False)
             if self._target is None:
-                self._target = self._open()
+                try:
+                    self._target = self._open()
+                except ConfigError as error:
+                    if not self._welcome:
+                        raise
+                    # It could be read before: somebody replaces it, and may have missed its owner or its mode.
+                    raise SinkUnauthorized(
+                        f"the credentials of the sink cannot be read: {error.problems[0]}"
+                    ) from error
             return self._target
 
     def _forget(self) -> None:

@@ -333,7 +333,7 @@ function describeProof(proof) {
     return `Is compared with its rows:${part} ${plural(found, "difference")} so far`;
   }
   if (state === "failed") return `Could not be compared with its rows: ${proof.why}`;
-  const named = proof.differences.slice(0, 3).map((one) => `${one.id} ${one.kind}${one.path ? ` at ${one.path}` : ""}`);
+  const named = proof.differences.slice(0, 3).map((one) => `${one.id ?? "one"} ${one.kind}${one.path ? ` at ${one.path}` : ""}`);
   const at = clock(new Date(proof.ended));
   return [`Compared at ${at}: ${plural(found, "difference")} in ${plural(compared, "document")}`, ...named, ...proof.notes].join(" · ");
 }
