@@ -14,8 +14,9 @@ from flusso_sync.backoff import wait_out
 from flusso_sync.engine.seeding import Seeding
 from flusso_sync.engine.source import Documents
 from flusso_sync.engine.writer import SinkWriter
-from flusso_sync.errors import SinkRefused
+from flusso_sync.errors import FlussoError, SinkRefused
 from flusso_sync.observer import Observer
+from flusso_sync.sinks.base import GenerationReport
 from flusso_sync.status import IndexState, Status
 
 log = logging.getLogger(__name__)
@@ -155,21 +156,32 @@ class Builds:
                 raise SinkRefused(f"no sink keeps generations of index {index}", index=index)
             numbers: List[str] = []
             begun: Dict[SinkWriter, int] = {}
+            before: Dict[SinkWriter, int] = {}
             for writer in writers:
                 # Before anything changes: a refusal leaves all as it is.
-                if not any(one.state == "kept" for one in writer.sink.generations().get(index, ())):
+                found = self._generations_in(writer, index)
+                if not any(one.state == "kept" for one in found):
                     raise SinkRefused(
                         f"sink {writer.sink.name} keeps no former generation of index {index}",
                         hint="index[].keep_generations says how many are kept",
                         index=index,
                     )
-            self._seeding.give_up(index)
+                before[writer] = _newest(found)
+            # What a build stored from now on would be taken for progress of the next one.
+            with self._seeding.unsaved(index):
+                try:
+                    for writer in writers:
+                        sink = writer.sink
+                        back = wait_out(lambda s=sink: s.rollback(index), self._stop, self._status, f"sink {sink.name}")  # type: ignore[misc]
+                        numbers.append(f"generation {back.read} in sink {sink.name}")
+                        begun[writer] = back.building
+                except FlussoError:
+                    if any(_newest(self._generations_in(w, index)) != number for w, number in before.items()):
+                        # Done in part: some sink has a generation that nobody builds.
+                        self.begin({index: "a rollback failed"}, self._everywhere([index]), self._stop)
+                    raise
+                self._seeding.give_up(index)
             self.asked.discard(index)
-            for writer in writers:
-                sink = writer.sink
-                back = wait_out(lambda s=sink: s.rollback(index), self._stop, self._status, f"sink {sink.name}")  # type: ignore[misc]
-                numbers.append(f"generation {back.read} in sink {sink.name}")
-                begun[writer] = back.building
             self._start(index, begun)
         self._observer.on_backfill_started([index])
         sentence = (
@@ -177,6 +189,11 @@ class Builds:
         )
         log.warning("%s", sentence, extra={"index": index})
         return sentence
+
+    def _generations_in(self, writer: SinkWriter, index: str) -> Sequence[GenerationReport]:
+        sink = writer.sink
+        found = wait_out(sink.generations, self._stop, self._status, f"sink {sink.name}")
+        return found.get(index, ())
 
     # -- what is parked ---------------------------------------------------------------------------------
 
@@ -187,3 +204,8 @@ class Builds:
     def parked_since(self, index: str) -> List[str]:
         """Ids that were parked when the build of ``index`` began, and still are now that it is complete."""
         return sorted(self._parked_before.pop(index, set()) & self.parked(index))
+
+
+def _newest(found: Sequence[GenerationReport]) -> int:
+    """The highest number of a generation."""
+    return max((one.number for one in found), default=0)

@@ -116,7 +116,10 @@ class Operations:
         try:
             self._refuse_overdue(request)
             answer = Answer(True, self.ask(request))
-        except SinkRefused as error:
+        except FlussoError as error:
+            if error.relay:
+                # The pipeline is laid anew, which takes the request again.
+                raise
             answer = Answer(False, str(error))
         log.info(
             "request %s of index %s: %s", request.command, request.index, answer.text, extra={"index": request.index}

@@ -9,9 +9,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import pytest
 
+from flusso_sync.builds import Builds
 from flusso_sync.daemon import Daemon, RunningDaemon
 from flusso_sync.engine.source import Emit, Prepared, Record, SourceParts
-from flusso_sync.errors import IndexMissing, SchemaDrift, SinkUnavailable, SourceUnavailable, SyncStopped
+from flusso_sync.errors import IndexMissing, SchemaDrift, SinkError, SinkUnavailable, SourceUnavailable, SyncStopped
 from flusso_sync.observer import BatchStats
 from flusso_sync.sinks.base import Failure, FailureKind, Parked, Request, Sink, Write
 from flusso_sync.sinks.memory import Faults, ItemFault, MemorySink, MemoryStore
@@ -432,6 +433,28 @@ def test_requests_left_in_a_meta_store_are_carried_out_and_answered(monkeypatch:
         assert not answers["3"].accepted and "keeps no former generation" in answers["3"].text
         assert not answers["4"].accepted and "dance" in answers["4"].text
         wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+
+
+def test_a_request_that_fails_is_answered_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flusso_sync.pipeline.WATCH_SECONDS", 0.05)
+    lives = Lives({"a": "1"})
+    store = lives.stores["one"]
+    asker = MemorySink("asker", store=store, stateful=True)
+    errors = iter([SinkUnavailable("sink two is away"), SinkError("sink two answers 500")])
+
+    def fail(self: Builds, index: str) -> str:
+        raise next(errors)
+
+    monkeypatch.setattr(Builds, "reindex", fail)
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        asker.post(Request("1", "reindex", "things"))
+        wait_for(lambda: "1" in store.answers, 20)
+        asker.post(Request("2", "reindex", "things"))
+        wait_for(lambda: "2" in store.answers, 20)
+        assert [store.answers[id].accepted for id in "12"] == [False, False]
+        assert "away" in store.answers["1"].text and "500" in store.answers["2"].text
+        assert len(lives.made) == 1, "the pipeline was laid anew"
 
 
 def test_parked_documents_are_written_on_request_once_the_sink_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:

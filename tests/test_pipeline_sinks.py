@@ -10,9 +10,10 @@ import pytest
 from flusso_sync import pipeline
 from flusso_sync.daemon import Daemon
 from flusso_sync.engine.source import SourceIdentity
-from flusso_sync.errors import SinkUnavailable
-from flusso_sync.sinks.base import Failure, Write
+from flusso_sync.errors import SinkRefused, SinkUnavailable
+from flusso_sync.sinks.base import Failure, RolledBack, Write
 from flusso_sync.sinks.memory import MemorySink, MemoryStore
+from flusso_sync.status import IndexState
 from tests.test_daemon import config
 from tests.test_pipeline import Lives, live
 from tests.waiting import wait_for
@@ -142,6 +143,56 @@ def test_a_rollback_is_of_all_sinks_or_of_none(lives: Watched) -> None:
             running.rollback("things")
         shown = lives.stores["one"].indexes["things"].shown
         assert shown is not None and shown.number == 2, "the other one was left as it was"
+
+
+def test_a_rollback_that_ends_in_the_middle_is_built_in_every_sink(
+    lives: Watched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lives.keep = 1
+    rollback = MemorySink.rollback
+
+    def refused(sink: MemorySink, index: str) -> RolledBack:
+        if sink.name == "two":
+            raise SinkRefused("sink two can hold no more")
+        return rollback(sink, index)
+
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        running.reindex("things")
+        wait_for(lambda: all(len(store.indexes["things"].kept) == 1 for store in lives.stores.values()), 20)
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+        monkeypatch.setattr(MemorySink, "rollback", refused)
+        with pytest.raises(SinkRefused, match="no more"):
+            running.rollback("things")
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+        wait_for(lambda: all(store.indexes["things"].seeded for store in lives.stores.values()), 20)
+        lives.assert_right()
+
+
+def test_a_rollback_that_is_refused_leaves_the_build_that_runs(lives: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    lives.keep = 1
+    go_on = threading.Event()
+    go_on.set()
+    lives.faults = lambda method, writes: None if not any(one.build for one in writes or ()) or go_on.wait(20) else None
+
+    def refused(sink: MemorySink, index: str) -> RolledBack:
+        raise SinkRefused(f"sink {sink.name} can hold no more")
+
+    with live(lives) as running:
+        assert running.wait_until_live(20)
+        running.reindex("things")
+        wait_for(lambda: all(len(store.indexes["things"].kept) == 1 for store in lives.stores.values()), 20)
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+        go_on.clear()
+        running.reindex("things")
+        monkeypatch.setattr(MemorySink, "rollback", refused)
+        with pytest.raises(SinkRefused, match="no more"):
+            running.rollback("things")
+        go_on.set()
+        wait_for(lambda: running.status.index_state("things") is IndexState.SEEDED, 20)
+        for store in lives.stores.values():
+            wait_for(lambda s=store: s.indexes["things"].shown.number == s.indexes["things"].last == 3, 20)  # type: ignore[misc]
+        lives.assert_right()
 
 
 def test_a_lease_is_kept_while_the_start_waits_for_another_sink(

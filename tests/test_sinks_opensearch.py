@@ -248,6 +248,31 @@ def test_a_lost_answer_to_the_switch_is_made_good_by_the_next_call(
     assert len(generations(opensearch_prefix)) == 1
 
 
+def test_a_lost_answer_to_a_rollback_does_not_take_readers_further_back(
+    make: Make, opensearch_prefix: Prefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = start(make(keep_generations={"users": 2}))
+    for _ in range(2):
+        sink.begin_build("users")
+        sink.complete_build("users")
+    _, second, _ = sorted(generations(opensearch_prefix))
+    move = sink._generations._aliases.move
+
+    def lost(*args: Any) -> None:
+        move(*args)
+        raise SinkUnavailable("cut")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sink._generations._aliases, "move", lost)
+        with pytest.raises(SinkUnavailable):
+            sink.rollback("users")
+    assert readers(opensearch_prefix) == [second]
+    back = sink.rollback("users")
+    assert readers(opensearch_prefix) == [second]
+    newest = max(report.number for report in sink.generations()["users"])
+    assert (back.read, back.building) == (int(second.rpartition("_")[2]), newest)
+
+
 def test_a_death_between_mark_and_switch_is_finished_by_the_next_start(
     make: Make, opensearch_prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -671,7 +696,12 @@ def test_a_meta_store_deleted_while_running_is_made_anew_from_what_we_hold(
     monkeypatch.setattr(stateful, "RENEW_SECONDS", 0.0)
     sink = start(make())
     sink.write_record(Record(confirmed=77))
+    for job in ("over", "known", "newer"):
+        sink.write_job(job, {"done": 0})
+    sink.write_job("over", None)
     opensearch_prefix.call("DELETE", "/{p}flusso_sync_meta")
+    with pytest.raises(SinkUnavailable, match="meta store"):
+        sink.write_job("newer", {"done": 1})
     with pytest.raises(SinkUnavailable, match="meta store"):
         sink.write_record(Record(confirmed=78))
     assert f"{opensearch_prefix.prefix}flusso_sync_meta" not in opensearch_prefix.indexes()
@@ -681,6 +711,7 @@ def test_a_meta_store_deleted_while_running_is_made_anew_from_what_we_hold(
     again.open(ME)
     record = again.read_record()
     assert record is not None and record.confirmed == 78
+    assert again.jobs() == {"known": {"done": 0}, "newer": {"done": 1}}
     assert again.ensure([plan()])[0].seeded
 
 

@@ -11,11 +11,12 @@ live write took over counts as done, too: the source sends that write again unle
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set
+from typing import Any, Callable, Deque, Dict, Iterator, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Set
 
 from flusso_sync.backoff import Stopped, wait_out
 from flusso_sync.engine.countdown import Countdown
@@ -181,6 +182,11 @@ class Build:
         with self._saving:
             pass
 
+    def go_on(self) -> None:
+        """Store again, after ``end``."""
+        self.over = self.cancelled
+        self._moved()
+
     @property
     def done(self) -> int:
         """Rows whose documents are durable."""
@@ -290,6 +296,22 @@ class Seeding:
             older = self._builds.get(index)
         if older is not None:
             older.cancel()
+
+    @contextlib.contextmanager
+    def unsaved(self, index: str) -> Iterator[None]:
+        """The build of ``index``, if there is one, stores nothing within, and goes on storing unless it is given up.
+
+        The caller holds ``changing``, so that it is not completed either.
+        """
+        with self._lock:
+            build = self._builds.get(index)
+        if build is not None:
+            build.end()
+        try:
+            yield
+        finally:
+            if build is not None:
+                build.go_on()
 
     def building(self, index: str) -> bool:
         """Whether a build of ``index`` is under way."""

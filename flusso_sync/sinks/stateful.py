@@ -54,6 +54,8 @@ class StatefulSink(Sink):
         self._mailbox = Mailbox(meta)
         #: As it was read or written last.
         self._record: Optional[Record] = None
+        #: Id -> text, as they were read or written last.
+        self._jobs: Dict[str, str] = {}
         self._renewed_at = float("-inf")
 
     # -- owner and lease --------------------------------------------------------------------------------
@@ -166,9 +168,17 @@ class StatefulSink(Sink):
         self._lease.check()
         if job is None:
             self._documents.delete(f"job:{id}")
+            self._jobs.pop(id, None)
         else:
             # As text: what is in it is nothing to search.
-            self._documents.write(f"job:{id}", {"id": id, "job": json.dumps(job)})
+            self._jobs[id] = json.dumps(job)
+            self._documents.write(f"job:{id}", {"id": id, "job": self._jobs[id]})
 
     def jobs(self) -> Mapping[str, Mapping[str, Any]]:
-        return {stored["id"]: json.loads(stored["job"]) for _, stored in self._documents.every("job")}
+        self._jobs = {stored["id"]: stored["job"] for _, stored in self._documents.every("job")}
+        return {id: json.loads(job) for id, job in self._jobs.items()}
+
+    def _save_jobs(self) -> None:
+        """Write them again into a meta store that was made anew: their changes are confirmed, and come no more."""
+        for id, job in list(self._jobs.items()):
+            self._documents.write(f"job:{id}", {"id": id, "job": job})

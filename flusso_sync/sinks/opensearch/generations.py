@@ -187,9 +187,9 @@ class Generations:
                 index.publish()
             else:
                 self._restore(index, held, found)
-        index.seeded = False
         begun = self._create(index)
-        index.building, index.unclaimed, index.progress = begun, False, None
+        index.seeded = False
+        index.building, index.unclaimed, index.progress, index.going_back = begun, False, None, None
         # From here on live writes go to it; only then does the one it replaces disappear.
         index.publish()
         kept = {one.concrete for one in (index.read, begun) if one is not None}.union(index.former)
@@ -227,26 +227,34 @@ class Generations:
     def rollback(self, index: str) -> RolledBack:
         one = self.index(index)
         with one.lock:
-            target = self._older(one, self._cluster.find(self._names.every(index)))
+            # Repeated after an outage it goes on where it was: the answer to the move of the aliases may be all that
+            # was lost, and the next older generation is not what was asked for.
+            target = one.going_back
             if target is None:
-                raise SinkRefused(
-                    f"sink {self._sink} keeps no former generation of index {index}",
-                    hint="index[].keep_generations says how many are kept",
-                    index=index,
-                )
-            # First the one that live writes go to from now on, then what they no longer go to.
-            begun = self._begin(one)
+                target = self._older(one, self._cluster.find(self._names.every(index)))
+                if target is None:
+                    raise SinkRefused(
+                        f"sink {self._sink} keeps no former generation of index {index}",
+                        hint="index[].keep_generations says how many are kept",
+                        index=index,
+                    )
+                # First the one that live writes go to from now on, then what they no longer go to.
+                self._begin(one)
+                one.going_back = target
+                back = self._names.concrete(target)
+                if one.read is not None:
+                    self._freeze(one, one.read.concrete)
+                    one.read, one.skipped = None, False
+                one.former = (back, *(name for name in one.former if name != back))
+                one.publish()
+            assert one.building is not None
             back = self._names.concrete(target)
-            if one.read is not None:
-                self._freeze(one, one.read.concrete)
-                one.read, one.skipped = None, False
-            one.former = (back, *(name for name in one.former if name != back))
-            one.publish()
             self._save(one)
             # What was written last before it stood still may not have been searchable yet.
             self._client.send("POST", f"/{segment(back)}/_refresh")
             self._aliases.move(one, back, target.hash)
-            return RolledBack(target.number, begun.generation.number)
+            one.going_back = None
+            return RolledBack(target.number, one.building.generation.number)
 
     def _older(self, index: Index, found: Mapping[str, Held]) -> Optional[Generation]:
         """The newest kept generation that is older than the one that readers have."""
@@ -288,7 +296,7 @@ class Generations:
             # crash in between would leave readers on a generation that nobody keeps current.
             if one.read is not None:
                 self._freeze(one, one.read.concrete)
-            one.read, one.building, one.progress = built, None, None
+            one.read, one.building, one.progress, one.going_back = built, None, None, None
             one.seeded, one.skipped, one.switching = True, False, True
             self._save(one)
             self._finish_switch(one, built)

@@ -41,6 +41,8 @@ class Index:
     switching: bool = False
     #: Indexes that were read before, the last one first, and are kept; each stands still.
     former: Tuple[str, ...] = ()
+    #: The former one that a rollback has chosen, until readers have it.
+    going_back: Optional[Generation] = None
     #: Former index -> everything up to this position is in it.
     frozen: Dict[str, int] = field(default_factory=dict)
     #: What ``ensure`` found stored of an unfinished build that can be gone on with.

@@ -108,6 +108,7 @@ class OpenSearchSink(StatefulSink):
         if self._record is not None:
             self.write_record(self._record)
         self._generations.save_all()
+        self._save_jobs()
         self._quarantine.load()
 
     def close(self) -> None:
