@@ -97,7 +97,7 @@ def test_a_stop_ends_it_and_is_said() -> None:
         desk.work()
     assert desk.said["state"] == "failed" and "stopped" in desk.said["why"]
     assert desk.status.ready()[0] or "verify" not in desk.status.ready()[1], "changes flow meanwhile"
-    assert [one.blocking for one in desk.status.snapshot().trouble] == [False]
+    assert [one.blocking for one in desk.status.snapshot().troubles] == [False]
 
 
 def test_those_that_wait_for_their_turn_do_not_wait_for_ever() -> None:

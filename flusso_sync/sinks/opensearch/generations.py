@@ -187,8 +187,8 @@ class Generations:
                 index.publish()
             else:
                 self._restore(index, held, found)
-        begun = self._create(index)
         index.seeded = False
+        begun = self._create(index)
         index.building, index.unclaimed, index.progress, index.going_back = begun, False, None, None
         # From here on live writes go to it; only then does the one it replaces disappear.
         index.publish()
