@@ -517,6 +517,7 @@ class PostgresDocuments(Documents):
                 " listed bit by bit from now on; `flussod check` names links that lack an index",
                 lookup.index,
                 self._spread_of(lookup).label,
+                extra={"index": lookup.index},
             )
 
     # -- changes that show in very many documents -----------------------------------------------------------
