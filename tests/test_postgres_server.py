@@ -14,6 +14,7 @@ from tests.fix_pg import unavailable
 from tests.postgres_server import (
     BIN_VARIABLE,
     Database,
+    NoPostgres,
     PostgresServer,
     make_folder,
     start_postgres,
@@ -125,3 +126,26 @@ def test_the_wheel_s_server_replicates_also_from_where_its_user_may_not_go(
                 assert (place / "server" / "install").exists()
     finally:
         shutil.rmtree(place)
+
+
+@pytest.mark.pg
+def test_a_server_is_not_taken_for_the_second_one_started_in_its_folder() -> None:
+    folder = make_folder("flusso-twice-")
+    try:
+        with start_postgres(folder, keep=True) as first:
+            with pytest.raises(NoPostgres, match='"postmaster.pid" already exists'):
+                with start_postgres(folder, keep=True):
+                    pass
+            with first.connect() as connection:
+                assert connection.execute("SELECT 1").fetchone() == (1,)
+    finally:
+        shutil.rmtree(folder)
+
+
+@pytest.mark.pg
+@pytest.mark.skipif(os.geteuid() != 0, reason="only as root is the server another user's")
+def test_a_folder_that_the_servers_user_cannot_reach_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    with pytest.raises(NoPostgres, match="cannot reach .*: choose a folder that every user may enter"):
+        with start_postgres(tmp_path):
+            pass

@@ -214,16 +214,30 @@ class PostgresServer:
             self._process = self._popen([str(self._binaries / "postgres"), "-D", str(self.data)], log)
         deadline = time.monotonic() + START_SECONDS
         while True:
+            problem: Optional[Exception] = None
             try:
                 self.connect(connect_timeout=5).close()
-                return
+                if self._is_up(self._process.pid):
+                    return
             except psycopg.OperationalError as error:
-                if self._process.poll() is not None:
-                    raise NoPostgres(f"Postgres did not start:\n{self.log_tail()}") from error
-                if time.monotonic() > deadline:
-                    self.stop("immediate")
-                    raise NoPostgres(f"Postgres did not start in {START_SECONDS:.0f} s:\n{self.log_tail()}") from error
+                problem = error
+            if self._process.poll() is not None:
+                raise NoPostgres(f"Postgres did not start:\n{self.log_tail()}") from problem
+            if time.monotonic() > deadline:
+                self.stop("immediate")
+                raise NoPostgres(f"Postgres did not start in {START_SECONDS:.0f} s:\n{self.log_tail()}") from problem
             time.sleep(0.02)
+
+    def _is_up(self, pid: int) -> bool:
+        """Whether process ``pid`` serves our data folder, by the file pg_ctl asks, too.
+
+        What answers on the port may be somebody else's server, which ours is about to stumble over.
+        """
+        try:
+            lines = (self.data / "postmaster.pid").read_text().splitlines()
+        except OSError:
+            return False
+        return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() in ("ready", "standby")
 
     def stop(self, mode: str = "fast", timeout: float = 30.0) -> None:
         """Stop by ``mode``: smart, fast, or immediate (a crash: recovery follows at the next start)."""
@@ -424,6 +438,11 @@ def _copy_install(install: Path, folder: Path) -> Path:
     libraries = install.parent.parent / f"{install.parent.name}.libs"
     if libraries.is_dir():
         shutil.copytree(libraries, folder / libraries.name, symlinks=True)
+    # What is copied, and where to, may be for root alone.
+    for path in [folder, *folder.rglob("*")]:
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(stat.S_IMODE(mode) | 0o444 | (0o111 if mode & stat.S_IXUSR else 0))
     return copy
 
 
@@ -447,7 +466,10 @@ def start_postgres(
     place = make_folder("flusso-pg-") if folder is None else Path(folder)
     try:
         if owner is not None and not _open_to_all(place):
-            raise NoPostgres(f"user {owner.pw_name}, who must run the server, cannot reach {place}")
+            raise NoPostgres(
+                f"user {owner.pw_name}, who must run the server, cannot reach {place}: choose a folder that every user "
+                "may enter, such as one under /var/tmp"
+            )
         server = PostgresServer(place, binaries, owner)
         try:
             server.password = password
