@@ -134,6 +134,15 @@ KINDS: Mapping[str, Kind] = {
         "One row, shown in every product that has the tag, by way of product_tags.",
         ("id", "value"),
     ),
+    "delete_tag": Kind(
+        "Delete a tag",
+        "tags",
+        "DELETE FROM tags WHERE id = %(id)s",
+        ("id",),
+        "Its rows of product_tags go with it (ON DELETE CASCADE), in one commit. Every product that had the tag is "
+        "built anew, although no row says any more which those were.",
+        ("id",),
+    ),
     "add_note": Kind(
         "Write a note",
         "notes",

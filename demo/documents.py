@@ -9,8 +9,9 @@ from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Seque
 
 from flusso_sync.backends import DefaultBackends
 from flusso_sync.config.load import load_config
+from flusso_sync.config.models import OpenSearchSink
 from flusso_sync.daemon import DaemonOptions
-from flusso_sync.errors import FlussoError
+from flusso_sync.errors import FlussoError, SinkUnavailable
 from flusso_sync.schema.plan import Table
 from flusso_sync.sinks.base import Sink
 
@@ -19,6 +20,9 @@ MOST_COMPARED = 60
 
 #: Paths that are told of one document.
 MOST_PATHS = 4
+
+#: How long a cluster may think about one question; people wait for the answer.
+ANSWER_SECONDS = 4.0
 
 _MISSING = object()
 
@@ -36,6 +40,14 @@ class Documents:
 
     def __init__(self, config_path: str, prefix: Optional[str] = None) -> None:
         self.config = load_config(config_path)
+        patience = {"timeout_secs": ANSWER_SECONDS}
+        self.config = replace(
+            self.config,
+            sinks={
+                name: sink.model_copy(update=patience) if isinstance(sink, OpenSearchSink) else sink
+                for name, sink in self.config.sinks.items()
+            },
+        )
         if prefix is not None:
             self.config = replace(self.config, prefix=prefix)
         self.indexes = tuple(self.config.indexes)
@@ -48,7 +60,10 @@ class Documents:
             sink.close()
 
     def search(self, index: str, words: str, limit: int) -> List[Tuple[str, Any]]:
-        """The best matches; the last word may be the beginning of one."""
+        """The best matches; the last word may be the beginning of one.
+
+        Raises ``SinkUnavailable``, and another ``FlussoError`` while readers find no such index yet.
+        """
         plain = re.findall(r"\w+", words)
         if not plain:
             return []
@@ -63,8 +78,8 @@ class Documents:
         except FlussoError:
             return None
 
-    def read(self, names: Iterable[Name]) -> Dict[Name, Any]:
-        """Those that are there; nothing while readers find no such index yet."""
+    def read(self, names: Iterable[Name]) -> Optional[Dict[Name, Any]]:
+        """Those that are there; none while readers find no such index yet, None while the sink is away."""
         found: Dict[Name, Any] = {}
         by_index: Dict[str, List[str]] = {}
         for name in names:
@@ -72,8 +87,10 @@ class Documents:
         for index, ids in by_index.items():
             try:
                 many = self._sink.get_many(index, ids)
+            except SinkUnavailable:
+                return None
             except FlussoError:
-                # It is being built for the first time, or the sink is away: nobody finds them.
+                # It is being built for the first time: nobody finds them.
                 continue
             found.update({Name(index, id): one.document for id, one in many.items()})
         return found

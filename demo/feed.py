@@ -48,7 +48,8 @@ class Entry:
         self.committed = 0.0
         self.rows = 0
         self.shown_before: Mapping[Name, Sequence[str]] = {}
-        self.before: Mapping[Name, Any] = {}
+        #: None when the index did not answer.
+        self.before: Optional[Mapping[Name, Any]] = {}
         self.key: Optional[str] = change.key
         self.done = threading.Event()
         self._told: Dict[str, Any] = {"found_ms": None, "documents": [], "more": 0, "alike": 0}
@@ -152,11 +153,14 @@ class Feed:
         for name in names:
             # One that shows the row only since now was not read before: all that is known is that it has it.
             is_new = name not in entry.shown_before
-            changes = [] if is_new else differences(entry.before.get(name, {}), after.get(name, {}))
-            if not changes and not is_new:
-                alike += 1
-                continue
-            state = "gone" if name not in after else "new" if is_new else "changed"
+            changes: List[Dict[str, str]] = []
+            if entry.before is not None and after is not None and not is_new:
+                changes = differences(entry.before.get(name, {}), after.get(name, {}))
+                if not changes:
+                    alike += 1
+                    continue
+            is_gone = after is not None and name not in after
+            state = "gone" if is_gone else "new" if is_new else "changed"
             told.append(
                 {"index": name.index, "id": name.id, "fields": list(shows[name]), "state": state, "changes": changes}
             )

@@ -22,7 +22,7 @@ from demo.proof import Proof
 from demo.rows import QUERIES, neighbours, rows_of
 from demo.services import Flussod, Postgres
 from demo.stopwatch import Daemon
-from flusso_sync.errors import FlussoError
+from flusso_sync.errors import FlussoError, SinkUnavailable
 from flusso_sync.web.dashboard import guard, json_answer
 
 STATIC = Path(__file__).resolve().parent / "static"
@@ -120,22 +120,27 @@ def page_app(behind: Behind, hosts: AbstractSet[str]) -> Flask:
         if index and index not in behind.documents.indexes:
             return _no("there is no such index", 404)
         found: List[Dict[str, Any]] = []
+        away = False
         for name in [index] if index else behind.documents.indexes:
             try:
                 hits = behind.documents.search(name, words, MOST_OF_ONE if index else MOST_OF_EACH)
+            except SinkUnavailable:
+                away = True
+                break
             except FlussoError:
-                # Its first build is not complete, or the sink is away; the state says so.
+                # Its first build is not complete; the state says so.
                 continue
             found += [{"index": name, "id": id, "document": shown(document)} for id, document in hits]
-        return json_answer({"documents": found})
+        return json_answer({"documents": found, "away": away})
 
     def one() -> Response:
         """A document and the rows behind it."""
         index, id = request.args.get("index", ""), request.args.get("id", "")
         if index not in QUERIES or not (id.isascii() and id.isdecimal() and len(id) < 16):
             return _no("there is no such document", 404)
-        document = behind.documents.read([Name(index, id)]).get(Name(index, id))
-        answer: Dict[str, Any] = {"index": index, "id": id, "document": None if document is None else shown(document)}
+        found = behind.documents.read([Name(index, id)])
+        answer: Dict[str, Any] = {"index": index, "id": id, "away": found is None}
+        answer["document"] = shown((found or {}).get(Name(index, id)))
         try:
             with connect(behind.url) as connection:
                 answer["tables"] = rows_of(connection, index, int(id))

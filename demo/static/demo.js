@@ -9,6 +9,7 @@ const HIDDEN_SECONDS = 15; // nobody looks at a tab in the background
 const ANSWER_SECONDS = 10;
 const FLASH_SECONDS = 2.4;
 const FOLD_BEYOND = 3; // things of a list that are shown at once
+const MOST_IN_TOAST = 3; // documents
 
 const byId = (id) => document.getElementById(id);
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -52,6 +53,30 @@ function keyed(parent, entries, create, update) {
     if (parent.children[place] !== node) parent.insertBefore(node, parent.children[place] ?? null);
   });
 }
+
+// Moving a node, or putting another in its place, takes the focus from what is in it: `draw`, and give it back.
+function keepingFocus(draw) {
+  const had = document.activeElement;
+  const [card, path, inRows] = [had.closest(".card"), had.closest("summary")?.parentElement.dataset.path, had.closest("#tables")];
+  draw();
+  if (document.activeElement === had) return;
+  if (had.isConnected) return had.focus({ preventScroll: true });
+  const again = [...(card?.querySelectorAll("details") ?? [])].find((one) => one.dataset.path === path)?.firstElementChild;
+  if (card) (again ?? (card.isConnected ? card : byId("cards")).querySelector(".pick") ?? byId("words")).focus({ preventScroll: true });
+  // What was pressed is gone with its row.
+  else if (inRows) byId("rows-title").focus();
+}
+
+// A button that can do nothing now, but keeps the focus.
+const isResting = (button) => button.getAttribute("aria-disabled") === "true";
+function rest(button, resting) {
+  if (isResting(button) !== resting) button.setAttribute("aria-disabled", String(resting));
+}
+
+const inSight = (node) => {
+  const { top, bottom } = node.getBoundingClientRect();
+  return top >= 0 && bottom <= innerHeight;
+};
 
 async function ask(path) {
   const answer = await fetch(path, { cache: "no-store", signal: AbortSignal.timeout(ANSWER_SECONDS * 1000) });
@@ -177,6 +202,10 @@ let chosen = null; // {index, id}
 let drawn = null; // the document whose rows are shown; a moment behind `chosen`
 let others = {}; // ids to begin with where something is moved
 let timings = new Map(); // "index/id" -> the last change found there, in milliseconds
+let found = []; // documents that are shown, the chosen one first
+let away = false; // the index does not answer
+let going = false; // to the rows, as soon as they are those of the chosen one
+const oneColumn = matchMedia("(max-width: 60rem)");
 
 const nameOf = ({ index, id }) => `${index}/${id}`;
 
@@ -242,20 +271,26 @@ async function search() {
   const query = byId("words").value;
   const index = document.querySelector("input[name=which]:checked").value;
   try {
-    const { documents } = await ask(`search?${new URLSearchParams({ q: query, index })}`);
+    const { documents, away: silent } = await ask(`search?${new URLSearchParams({ q: query, index })}`);
     if (chosen === null && documents.length) chosen = { index: documents[0].index, id: documents[0].id };
-    let shown = documents;
-    if (chosen !== null) {
-      const own = await ask(`document?${new URLSearchParams(chosen)}`);
-      if (nameOf(own) === nameOf(chosen)) {
-        drawRows(own);
-        // The chosen one stays in sight, also when the words do not find it any more.
-        shown = [own, ...documents.filter((one) => nameOf(one) !== nameOf(own))];
-      }
-    }
+    const asked = chosen;
+    const own = asked && (await ask(`document?${new URLSearchParams(asked)}`));
+    away = silent || (own !== null && own.away);
+    // What was found stays while the index is away.  The chosen one stays in sight, also when no word finds it any more.
+    if (!away) found = own !== null && asked === chosen ? [own, ...documents.filter((one) => nameOf(one) !== nameOf(own))] : documents;
     const words = wordsOf(query);
-    keyed(byId("cards"), shown.map((one) => [nameOf(one), one]), makeCard, (node, one) => drawCard(node, one, words));
-    write(byId("found-note"), words.length === 0 ? "write a word" : documents.length ? "the best matches" : "nothing matches");
+    keepingFocus(() => {
+      if (own !== null && asked === chosen) drawRows(own);
+      byId("cards").toggleAttribute("data-away", away);
+      keyed(byId("cards"), found.map((one) => [nameOf(one), one]), makeCard, (node, one) => drawCard(node, one, words));
+    });
+    if (going && asked === chosen) {
+      going = false;
+      byId("rows-title").focus({ preventScroll: oneColumn.matches });
+      if (oneColumn.matches) byId("rows-title").scrollIntoView();
+    }
+    write(byId("found-note"), away ? `the index does not answer${found.length ? "; this is what it found last" : ""}` : words.length === 0 ? "write a word" : documents.length ? "the best matches" : "nothing matches");
+    drawIndex();
   } catch (error) {
     drawSilence(error);
   } finally {
@@ -266,9 +301,11 @@ async function search() {
   }
 }
 
-function choose(index, id, focus) {
+function choose(index, id, go) {
   chosen = { index, id };
-  search().then(() => focus && byId("rows-title").focus());
+  // In one column the rows are far below their document.
+  going = go || oneColumn.matches;
+  search();
 }
 
 // -- rows --------------------------------------------------------------------------------------------
@@ -298,7 +335,10 @@ const ACTS = {
     { kind: "set_price", label: "Set price", field: "price", text: "New price", decimal: true },
   ],
   notes: () => [{ kind: "delete_note", label: "Delete", risky: true }],
-  tags: () => [{ kind: "rename_tag", label: "Rename", field: "label", text: "New label" }],
+  tags: () => [
+    { kind: "rename_tag", label: "Rename", field: "label", text: "New label" },
+    { kind: "delete_tag", label: "Delete", risky: true },
+  ],
   product_tags: () => [{ kind: "remove_tag", label: "Remove", risky: true, ids: ["product_id", "tag_id"] }],
 };
 
@@ -328,6 +368,7 @@ function makeAct(act, row, place) {
   form.append(button);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
+    if (isResting(button)) return;
     const what = { kind: act.kind };
     const [id, other] = act.ids ?? ["id"];
     if (row !== null) what.id = form.row[id];
@@ -396,22 +437,22 @@ function drawRows(own) {
   );
 }
 
+let ownChange = null; // the number of the last one made here, until it is told to be found
+
 async function change(what, button) {
-  const place = button.closest(".row, .table");
-  button.disabled = true;
+  rest(button, true);
   try {
     const entry = await tell("change", what);
+    ownChange = entry.number;
+    if (entry.found_ms === null) toast("Committed; not found yet.");
     await poll();
     await search();
-    if (entry.found_ms === null) toast("Committed; not found yet.");
-    // What was pressed may be gone with its row.
-    if (!place.isConnected || !button.isConnected) byId("rows-title").focus();
     return true;
   } catch (error) {
     toast(error.message);
     return false;
   } finally {
-    button.disabled = false;
+    rest(button, false);
   }
 }
 
@@ -447,6 +488,12 @@ function drawFeed(feed) {
       note.hidden = !note.textContent;
     }
   );
+  const own = feed.find((entry) => entry.number === ownChange);
+  if (own === undefined || own.found_ms === null) return;
+  ownChange = null;
+  const more = own.documents.length - MOST_IN_TOAST + own.more;
+  const names = own.documents.slice(0, MOST_IN_TOAST).map(nameOf).join(", ");
+  if (!inSight(byId("feed").firstElementChild.firstElementChild)) toast(`found after ${millis(own.found_ms)}${names && `: ${names}`}${more > 0 ? ` and ${more} more` : ""}`);
 }
 
 function drawTold(one) {
@@ -468,7 +515,7 @@ function drawTold(one) {
 
 let last = null;
 
-function drawService(name, running, word, mood, note) {
+function drawService(name, word, mood, note) {
   byId(name).dataset.mood = mood;
   write(byId(`${name}-word`), word);
   write(byId(`${name}-note`), note);
@@ -477,26 +524,20 @@ function drawService(name, running, word, mood, note) {
 function drawState(state) {
   const { postgres, daemon, writer } = state;
   const back = (service) => `back in ${Math.ceil(service.back_in_seconds)} s`;
-  if (postgres.running) drawService("postgres", true, "Running", "good", "The rows");
-  else drawService("postgres", false, `Stopped, ${back(postgres)}`, "bad", "Rows cannot be changed; what is found stays found.");
-  byId("stop-postgres").disabled = !postgres.running;
+  if (postgres.running) drawService("postgres", "Running", "good", "The rows");
+  else drawService("postgres", `Stopped, ${back(postgres)}`, "bad", "Rows cannot be changed; what is found stays found.");
+  rest(byId("stop-postgres"), !postgres.running);
 
   const status = daemon.status;
-  byId("kill-daemon").disabled = !daemon.running;
+  rest(byId("kill-daemon"), !daemon.running);
   byId("dashboard").hidden = status === null;
   byId("dashboard").href = daemon.dashboard;
-  if (!daemon.running) drawService("daemon", false, `Dead, ${back(daemon)}`, "bad", `${daemon.why}. Change rows meanwhile: nothing is lost.`);
-  else if (status === null) drawService("daemon", true, "Starting", "busy", `process ${daemon.pid}; it goes on where it was`);
-  else if (!status.ready) drawService("daemon", true, "Held up", "warn", status.reason);
-  else drawService("daemon", true, status.phase === "live" ? "Live" : "Building", status.phase === "live" ? "good" : "busy", `process ${daemon.pid}, ${status.lag_seconds ? `${millis(status.lag_seconds * 1000)} behind` : "nothing waits"}`);
+  if (!daemon.running) drawService("daemon", `Dead, ${back(daemon)}`, "bad", `${daemon.why}. Change rows meanwhile: nothing is lost.`);
+  else if (status === null) drawService("daemon", "Starting", "busy", `process ${daemon.pid}; it goes on where it was`);
+  else if (!status.ready) drawService("daemon", "Held up", "warn", status.reason);
+  else drawService("daemon", status.phase === "live" ? "Live" : "Building", status.phase === "live" ? "good" : "busy", `process ${daemon.pid}, ${status.lag_seconds ? `${millis(status.lag_seconds * 1000)} behind` : "nothing waits"}`);
 
-  if (status !== null) {
-    const entries = Object.entries(status.indexes);
-    const building = entries.filter(([, index]) => index.state !== "seeded").map(([name]) => name);
-    byId("index").dataset.mood = building.length ? "busy" : "good";
-    write(byId("index-word"), building.length ? `Building ${building.join(", ")}` : count(entries.reduce((sum, [, index]) => sum + (index.documents ?? 0), 0)));
-    write(byId("index-note"), entries.map(([name, index]) => `${count(index.documents)} ${name}`).join(", "));
-  }
+  drawIndex();
 
   byId("writer-switch").setAttribute("aria-checked", String(writer.on));
   write(byId("writer-rate"), count(writer.on ? writer.per_second : 0));
@@ -507,10 +548,20 @@ function drawState(state) {
   drawFeed(state.feed);
 }
 
+function drawIndex() {
+  if (away) return drawService("index", "No answer", "bad", "The index does not answer; what waits for it is not lost.");
+  const status = last?.daemon.status ?? null;
+  if (status === null) return;
+  const entries = Object.entries(status.indexes);
+  const building = entries.filter(([, index]) => index.state !== "seeded").map(([name]) => name);
+  const word = building.length ? `Building ${building.join(", ")}` : count(entries.reduce((sum, [, index]) => sum + (index.documents ?? 0), 0));
+  drawService("index", word, building.length ? "busy" : "good", entries.map(([name, index]) => `${count(index.documents)} ${name}`).join(", "));
+}
+
 function drawProof(verify) {
   const line = byId("proof");
   line.hidden = verify.state === "never";
-  byId("verify").disabled = verify.state === "running";
+  rest(byId("verify"), verify.state === "running");
   if (verify.state === "running") {
     line.dataset.mood = "busy";
     write(line, "flussod verify compares every document with its rows, while both change …");
@@ -527,7 +578,7 @@ function drawProof(verify) {
 
 function drawSilence(error) {
   for (const name of ["postgres", "daemon", "index"]) byId(name).dataset.mood = "";
-  drawService("daemon", false, "No answer", "bad", error instanceof TypeError ? "The demo has ended, or this page is from an earlier one." : error.message);
+  drawService("daemon", "No answer", "bad", error instanceof TypeError ? "The demo has ended, or this page is from an earlier one." : error.message);
 }
 
 let polling = null;
@@ -557,6 +608,7 @@ async function pollOnce() {
 
 function press(id, path, what) {
   byId(id).addEventListener("click", () => {
+    if (isResting(byId(id))) return;
     tell(path, what()).then(poll, (error) => toast(error.message));
   });
 }
