@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import sys
@@ -13,7 +15,7 @@ import threading
 import time
 import webbrowser
 from pathlib import Path
-from typing import Iterator, List, Optional
+from typing import Any, Iterator, List, Optional
 
 import psycopg
 
@@ -54,23 +56,35 @@ class Failed(Exception):
     """The demo cannot go on; the sentence is for people."""
 
 
+class Stopped(Exception):
+    """The end was asked for before everything ran."""
+
+
 class Screen:
     """One line per step, with the time it took; on a terminal it moves while the step lasts."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
         self._moves = sys.stdout.isatty()
         self._begun = time.monotonic()
 
     @contextlib.contextmanager
     def step(self, what: str) -> Iterator["Step"]:
+        """Raises ``Stopped`` behind the step when the end was asked for meanwhile."""
         step = Step(what, self._moves)
         step.show(what)
         yield step
+        if self._stop.is_set():
+            raise Stopped
         step.end()
 
     def say(self, text: str = "") -> None:
         with contextlib.suppress(BrokenPipeError):
             print(text, flush=True)
+
+    def strong(self, text: str) -> str:
+        """So that it stands out on a terminal."""
+        return f"\x1b[1m{text}\x1b[0m" if self._moves else text
 
     @property
     def seconds(self) -> float:
@@ -96,6 +110,11 @@ class Step:
                     flush=True,
                 )
 
+    def move(self, text: str) -> None:
+        """As ``show``, where that is no line of its own."""
+        if self._moves:
+            self.show(text)
+
     def end(self) -> None:
         seconds = time.monotonic() - self._begun
         with contextlib.suppress(BrokenPipeError):
@@ -108,8 +127,9 @@ def _columns() -> int:
 
 
 def demonstrate(options: argparse.Namespace, stop: threading.Event) -> int:
-    """Returns the exit code; raises ``Failed`` and ``NoPostgres``."""
-    screen = Screen()
+    """Returns the exit code; raises ``Stopped``, and whatever keeps it from going on."""
+    screen = Screen(stop)
+    ca_file = _ca_file(options.ca_file)
     with contextlib.ExitStack() as stack:
         folder = _folder(options.keep, stack)
         prefix = _prefix(folder) if options.opensearch else None
@@ -118,7 +138,7 @@ def demonstrate(options: argparse.Namespace, stop: threading.Event) -> int:
         version = ".".join(map(str, version_of(binaries)))
         with screen.step(f"starting a throwaway Postgres {version}") as step:
             place = folder / "postgres"
-            place.mkdir(exist_ok=True)
+            _make_folder(place)
             # Without the disk in the way, commits are what they are on a server; what is to be kept waits for it.
             keep = options.keep is not None
             server = stack.enter_context(
@@ -131,13 +151,11 @@ def demonstrate(options: argparse.Namespace, stop: threading.Event) -> int:
                 )
             )
             step.result = f"Postgres {version} on port {server.port}, from {binaries}"
-        if stop.is_set():
-            return 0
         with screen.step("filling a shop") as step:
-            url = _shop(server, options.users, step)
+            url = _shop(server, options.users, step, stop)
         os.environ["DATABASE_URL"] = url
 
-        config = copy_etc(folder / "etc", options.opensearch)
+        config = copy_etc(folder / "etc", options.opensearch, ca_file)
         arguments = ["-c", str(config)] + ([] if prefix is None else ["--index-prefix", prefix])
         # A folder that is kept may have another address than last time.
         flussod = Flussod(folder, arguments, {**clean_environment(), "DATABASE_URL": url}, adopt=keep)
@@ -155,8 +173,6 @@ def demonstrate(options: argparse.Namespace, stop: threading.Event) -> int:
         with screen.step("flussod builds its indexes") as step:
             flussod.start()
             _wait_until_live(flussod, daemon, step, stop)
-        if stop.is_set():
-            return 0
 
         watch = Watch(daemon, stop)
         feed = Feed(url, documents, daemon, stop)
@@ -171,10 +187,11 @@ def demonstrate(options: argparse.Namespace, stop: threading.Event) -> int:
 
         address = f"http://{surface.address}/"
         screen.say()
-        screen.say(f"  Open  {address}   (ready after {screen.seconds:.1f} s)")
-        screen.say(f"  Rows change from elsewhere, too: psql '{url}'")
-        screen.say(f"  The daemon's own page: http://{flussod.address}/   its log: {flussod.log}")
-        screen.say("  Ctrl-C ends it" + (f"; the data stay in {folder}" if keep else " and leaves nothing behind."))
+        screen.say(f"  Open  {screen.strong(address)}   (ready after {screen.seconds:.1f} s)")
+        screen.say()
+        screen.say(f"  Rows change from elsewhere, too: {_psql(binaries)} {url}")
+        screen.say(f"  What flussod says: {flussod.log}")
+        screen.say("  Ctrl-C ends it" + (f"; the data stay in {folder}" if keep else " and leaves nothing behind"))
         if not options.no_browser:
             _open_browser(address)
         deadline = None if options.seconds is None else time.monotonic() + options.seconds
@@ -195,14 +212,47 @@ def _folder(keep: Optional[str], stack: contextlib.ExitStack) -> Path:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
     else:
         folder = Path(keep).expanduser().resolve()
+        if folder.exists() and not folder.is_dir():
+            raise Failed(f"{folder} is a file; name an empty folder, or a new one")
         if folder.exists() and not (folder / MARK).exists() and any(folder.iterdir()):
             raise Failed(f"{folder} holds something that is not of a demo; name an empty folder, or a new one")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARK).touch()
+        try:
+            _make_folder(folder)
+            mark = stack.enter_context(open(folder / MARK, "a"))
+        except OSError as error:
+            raise Failed(f"{folder} cannot be used: {error.strerror}; name a folder that you may write to") from error
+        try:
+            # Held until the end of this process, however it comes.
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise Failed(f"another demo runs in {folder}; end it first, or name another folder") from error
     if os.geteuid() != 0:
-        # As root the server is another user's, who has to come by.
         folder.chmod(0o700)
     return folder
+
+
+def _make_folder(folder: Path) -> None:
+    """With what is missing above it.  As root the server is another user's, who has to come by, whatever the umask."""
+    missing = [one for one in folder.parents if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() == 0:
+        for one in [folder, *missing]:
+            one.chmod(0o755)
+
+
+def _ca_file(given: Optional[str]) -> Optional[Path]:
+    if given is None:
+        return None
+    path = Path(given).expanduser().resolve()
+    if not path.is_file():
+        raise Failed(f"there is no file {path}; --ca-file names the authority of the cluster's certificate, in PEM")
+    return path
+
+
+def _psql(binaries: Path) -> str:
+    """What calls it here: the one on the PATH, or beside the server's programs."""
+    beside = binaries / "psql"
+    return shlex.quote(str(beside)) if shutil.which("psql") is None and beside.exists() else "psql"
 
 
 def _prefix(folder: Path) -> str:
@@ -215,16 +265,43 @@ def _prefix(folder: Path) -> str:
     return known
 
 
-def _shop(server: PostgresServer, users: int, step: Step) -> str:
-    """The URL of a filled database."""
+def _shop(server: PostgresServer, users: int, step: Step, stop: threading.Event) -> str:
+    """The URL of a filled database; raises ``Stopped``."""
     with server.connect() as connection:
         there = connection.execute("SELECT 1 FROM pg_database WHERE datname = 'shop'").fetchone()
     url = server.url("shop" if there else server.create_database("shop"))
-    with psycopg.connect(url, autocommit=True) as connection:
-        rows = shop.count(connection) if shop.is_filled(connection) else shop.fill(connection, users)
+    told = "filling a shop: {:,} rows"
+    with psycopg.connect(url, autocommit=True) as connection, _cancelled(connection, stop):
+        if shop.is_filled(connection):
+            rows = shop.count(connection)
+        else:
+            rows = shop.fill(connection, users, lambda number: step.move(told.format(number)))
     shown = ", ".join(f"{number:,} {table}" for table, number in rows.items())
     step.result = f"a shop of {sum(rows.values()):,} rows: {shown}"
     return url
+
+
+@contextlib.contextmanager
+def _cancelled(connection: "psycopg.Connection[Any]", stop: threading.Event) -> Iterator[None]:
+    """Ends the statement that runs in the block when ``stop`` is set; the block ends in ``Stopped`` then."""
+    done = threading.Event()
+
+    def look() -> None:
+        while not done.wait(TICK_SECONDS):
+            if stop.is_set():
+                # Again and again: it may come between two statements.
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel()
+
+    thread = threading.Thread(target=look, name="demo-cancel", daemon=True)
+    thread.start()
+    try:
+        yield
+    except psycopg.errors.QueryCanceled as error:
+        raise Stopped from error
+    finally:
+        done.set()
+        thread.join()
 
 
 def _wait_until_live(flussod: Flussod, daemon: Daemon, step: Step, stop: threading.Event) -> None:
@@ -286,9 +363,12 @@ def main() -> int:
     parser.add_argument("--no-browser", action="store_true", help="open none")
     parser.add_argument("--keep", metavar="DIR", help="keep everything there, and go on with it next time")
     parser.add_argument("--opensearch", metavar="URL", help="documents go to this cluster instead of a SQLite file")
+    parser.add_argument("--ca-file", metavar="FILE", help="PEM file of the authorities that sign its certificate")
     options = parser.parse_args()
     if not 1 <= options.users <= 1_000_000:
         parser.error("--users is a number from 1 to 1,000,000")
+    if options.ca_file is not None and options.opensearch is None:
+        parser.error("--ca-file goes with --opensearch")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
@@ -298,9 +378,20 @@ def main() -> int:
     os.environ.update(environment)
     try:
         return demonstrate(options, stop)
-    except (Failed, NoPostgres) as error:
-        print(f"\nbin/demo: {error}", file=sys.stderr)
+    except Stopped:
+        print("\n  stopped" + ("" if options.keep else "; nothing is left behind"))
+        return 0
+    except (Failed, NoPostgres, FlussoError, psycopg.Error, OSError) as error:
+        print(f"\nbin/demo: {_sentence(error)}", file=sys.stderr)
         return 1
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, psycopg.Error):
+        return "Postgres says: " + (error.diag.message_primary or next(iter(str(error).splitlines()), repr(error)))
+    if isinstance(error, OSError):
+        return ": ".join(filter(None, (error.filename and str(error.filename), error.strerror or str(error))))
+    return str(error)
 
 
 if __name__ == "__main__":

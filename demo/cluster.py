@@ -19,7 +19,7 @@ def remove_indexes(config: Config, prefix: str) -> List[str]:
         if not isinstance(entry, OpenSearchSink):
             continue
         found = sink_settings(name, entry)
-        client = Client(OpenSearchSettings(found.url, found.username, found.password))
+        client = Client(OpenSearchSettings(found.url, found.username, found.password, ca_file=entry.ca_file))
         try:
             # One by one: many clusters refuse to delete by a pattern.
             for index in client.get(f"/{segment(prefix)}*", {"expand_wildcards": "all"}).json():

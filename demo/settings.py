@@ -22,17 +22,20 @@ def clean_environment() -> Dict[str, str]:
     return {name: value for name, value in os.environ.items() if not FOREIGN.match(name)}
 
 
-def copy_etc(folder: Path, opensearch: Optional[str]) -> Path:
+def copy_etc(folder: Path, opensearch: Optional[str], ca_file: Optional[Path] = None) -> Path:
     """``etc/flusso.yaml`` with its schema files as they are; with ``opensearch`` its sink is that cluster instead.
 
-    Returns the copy of the configuration.
+    ``ca_file`` holds the authorities that sign the cluster's certificate.  Returns the copy of the configuration.
     """
     folder.mkdir(exist_ok=True)
     shutil.copytree(ETC / "schemas", folder / "schemas", dirs_exist_ok=True)
     text = (ETC / "flusso.yaml").read_text(encoding="utf-8")
     if opensearch is not None:
         # The URL may hold a password: the copy is for its owner alone.
-        sink = f"  search:\n    type: opensearch\n    url: {json.dumps(opensearch)}\n    number_of_replicas: 0\n\n"
+        sink = f"  search:\n    type: opensearch\n    url: {json.dumps(opensearch)}\n    number_of_replicas: 0\n"
+        if ca_file is not None:
+            sink += f"    ca_file: {json.dumps(str(ca_file))}\n"
+        sink += "\n"
         text, replaced = re.subn(r"(?ms)^(sinks:\n).*?(?=^# -- )", lambda found: found[1] + sink, text)
         assert replaced == 1
     path = folder / "flusso.yaml"

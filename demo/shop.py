@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Callable, Dict
 
 import psycopg
 
@@ -76,16 +76,20 @@ FROM orders WHERE id > 3 AND id %% 3 = 0
 TABLES = ("users", "orders", "items", "products", "notes", "tags", "product_tags")
 
 
-def fill(connection: "psycopg.Connection[Any]", users: int) -> Dict[str, int]:
+def fill(connection: "psycopg.Connection[Any]", users: int, told: Callable[[int], None]) -> Dict[str, int]:
     """Create the tables and their rows in an empty database; returns rows by table.
 
-    ``connection`` must be in autocommit.
+    ``connection`` must be in autocommit.  ``told`` is called now and then with the rows so far.
     """
+    written = 0
     with connection.transaction():
         connection.execute(SHOP.read_text(encoding="utf-8"))
         connection.execute(DRAW)
         for statement in FILL:
-            connection.execute(statement, {"users": users})
+            cursor = connection.execute(statement, {"users": users})
+            if "INSERT INTO" in statement:
+                written += cursor.rowcount
+                told(written)
     connection.execute("VACUUM ANALYZE")
     return count(connection)
 
