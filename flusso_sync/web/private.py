@@ -232,7 +232,7 @@ def private_app(status: Status, credentials: Credentials, operations: Operations
         except Busy:
             raise _Refused(503, f"{command} queue is full or closed") from None
         except RuntimeError as error:
-            logger.warning("%s of index %s: %s", command, name, error)
+            logger.warning("%s of index %s: %s", command, name, error, extra={"index": name})
             raise _Refused(503, f"{command} queue is full or closed") from None
 
     def read(what: Callable[[], Any]) -> Response:
