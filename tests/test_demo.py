@@ -611,6 +611,7 @@ def test_in_one_column_choosing_leads_to_the_rows_and_changing_tells_what_was_fo
 ) -> None:
     shop = open_page(width=360, height=740)
     shop.search("table", "orders")
+    shop.until(".card:nth-child(2) mark", has_text="table")
     name = shop.until(".card:nth-child(2) .pick").inner_text()
     shop.choose(name)
     wait_for(lambda: -2 < shop.page.locator("#rows-title").bounding_box()["y"] < 100, 30)
