@@ -97,12 +97,12 @@ class Comparisons:
                 self._tell(other, state="failed", ended=utc_now(), why="the daemon stopped before its turn")
             raise
         except FlussoError as error:
-            log.warning("index %s could not be compared with its rows: %s", index, error)
+            log.warning("index %s could not be compared with its rows: %s", index, error, extra={"index": index})
             self._tell(index, state="failed", started=started, ended=utc_now(), why=str(error))
             return
         except Exception as error:
             # A proof that breaks must not end what it is the proof of.
-            log.exception("index %s could not be compared with its rows", index)
+            log.exception("index %s could not be compared with its rows", index, extra={"index": index})
             self._tell(index, state="failed", started=started, ended=utc_now(), why=f"{type(error).__name__}: {error}")
             return
         found = sum(result.found for result in results)
@@ -111,6 +111,7 @@ class Comparisons:
             index,
             sum(result.compared for result in results),
             found,
+            extra={"index": index},
         )
         self._tell(
             index,

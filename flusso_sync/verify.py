@@ -330,7 +330,7 @@ class Verifier:
             except SinkUnavailable:
                 if walk == MOST_WALKS:
                     raise
-                log.info("index %s: the walk through its ids begins anew", result.index)
+                log.info("index %s: the walk through its ids begins anew", result.index, extra={"index": result.index})
                 self._patiently(lambda: self._sink.count(result.index))
                 self._stop.wait(walk)
                 self._suspects.clear()

@@ -234,7 +234,7 @@ def test_every_third_party_is_declared() -> None:
 
 def test_a_log_line_about_an_index_carries_it_as_a_field() -> None:
     silent: List[str] = []
-    for file in sorted({*PACKAGE.rglob("*.py")} - {PACKAGE / "comparing.py", PACKAGE / "verify.py"}):
+    for file in sorted(PACKAGE.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
                 continue
