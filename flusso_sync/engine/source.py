@@ -310,7 +310,8 @@ class Documents(Protocol):
         self, index: str, path: str, values: Sequence[Sequence[Optional[str]]], after: Any, most: int
     ) -> Optional[Sequence[Spreading]]:
         """The next ``most`` documents that show ``values`` of a ``Spread``, behind the mark ``after`` (None: from the
-        first), in an order that only has to stay the same; None when the path is not known any more.
+        first), in an order that only has to stay the same; None when they cannot be listed in time, or the path is not
+        known any more.
         """
         return None
 

@@ -299,12 +299,13 @@ class Spreader:
             self._changed.notify_all()
 
     def _page(self, job: Job) -> Optional[List[Spreading]]:
-        """The next documents of the job; None when nobody knows its path any more, for then its index is rebuilt."""
+        """The next documents of the job; None when they cannot be listed, for then its index is rebuilt."""
         if job.total is None:
             job.total = self._wait(lambda: self._documents.count_spread(job.index, job.path, job.values))
         found = self._wait(lambda: self._documents.spread(job.index, job.path, job.values, job.cursor, PAGE_KEYS))
         if found is None:
-            self._rebuild({job.index: f"a change of {job.label} shows in it, and its path is another one now"})
+            reason = f"a change of {job.label} shows in it, in documents that cannot be listed in time, or no more"
+            self._rebuild({job.index: reason})
             self._forget(job)
             return None
         return list(found)
