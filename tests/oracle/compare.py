@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.error
 import urllib.parse
@@ -126,9 +127,15 @@ def read_opensearch(url: str, index: str, refresh: bool = True) -> Dict[str, Jso
             for hit in page["hits"]["hits"]:
                 assert hit["_id"] not in documents, f"{index} holds {hit['_id']!r} twice"
                 documents[hit["_id"]] = hit["_source"]
-            page = _request("POST", f"{base}/_search/scroll", {"scroll": "1m", "scroll_id": page["_scroll_id"]})
+            try:
+                page = _request("POST", f"{base}/_search/scroll", {"scroll": "1m", "scroll_id": page["_scroll_id"]})
+            except LookupError:
+                # Readers have another index by now, and this one went while it was read.
+                return read_opensearch(url, index, refresh)
     finally:
-        _request("DELETE", f"{base}/_search/scroll", {"scroll_id": page["_scroll_id"]})
+        # What went with its index needs no end.
+        with contextlib.suppress(LookupError):
+            _request("DELETE", f"{base}/_search/scroll", {"scroll_id": page["_scroll_id"]})
     return documents
 
 
