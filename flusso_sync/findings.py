@@ -284,8 +284,8 @@ def manual() -> str:
     lines = [
         "# What flussod check finds",
         "",
-        "Each finding has a code that keeps its meaning over versions, a severity, file and line where it has one, one",
-        "sentence, and what to do. A run that is refused for the same reason names the same code in brackets. This",
+        "Each finding has a code that keeps its meaning over versions, a severity, file and line (a lock has none),",
+        "one sentence, and what to do. A run that is refused for the same reason names the same code in brackets. This",
         "page is made from the table in `flusso_sync/findings.py`:",
         "`python -m flusso_sync.findings > docs/findings.md`.",
         "",

@@ -351,6 +351,7 @@ def check(config: Path, *arguments: str) -> Report:
     for one in report["diagnostics"] or ():
         known = findings.CODES[one["code"]]
         assert one["severity"] == "error" or known.severity != "info" or one["severity"] == "info", one
+        assert one["file"] and one["line"], one
     return Report(answer.exit_code, report)
 
 

@@ -18,12 +18,28 @@ from flusso_sync.logs import redact
 if TYPE_CHECKING:
     from flusso_sync.backends import DefaultBackends
     from flusso_sync.config.load import Config
+    from flusso_sync.config.yaml12 import Document
     from flusso_sync.daemon import DaemonOptions
     from flusso_sync.engine.source import Record, SourceIdentity
     from flusso_sync.schema.plan import AnyField, IndexPlan
     from flusso_sync.sinks.base import Sink
 
 NOT_ASKED = "the database was not asked: column types and publication coverage are not checked"
+
+#: Code -> the key of the configuration that a finding is about, where it names no place of its own; those of the source
+#: that are not here are about its connection.
+_ABOUT = {
+    "FL018": "source.failover_slot",
+    "FL019": "source.slot",
+    "FL020": "source.slot",
+    "FL021": "source.slot",
+    "FL022": "source.publication",
+    "FL023": "source.publication",
+    "FL024": "source.publication",
+    "FL025": "source.publication",
+    "FL036": "source.max_retained_wal_bytes",
+}
+_ABOUT_SOURCE = ("FL01", "FL02", "FL03")
 
 #: GitHub's words for our severities
 #: (https://docs.github.com/en/actions/reference/workflow-commands-for-github-actions).
@@ -65,7 +81,7 @@ def check(ctx: click.Context, /, config_path: str, offline: bool, form: str, **f
         report.config = options.applied_to(load_config(config_path))
         check_prefix(report.config.prefix)
     except ConfigError as error:
-        report.findings += of_error(error)
+        report.add(of_error(error))
         if form == "human":
             click.echo(explain(error), err=True)
             ctx.exit(error.exit_code)
@@ -110,18 +126,18 @@ def _ask(report: "_Report", config: Config, options: DaemonOptions) -> None:
     try:
         source = backends.inspection(config, options)
     except FlussoError as error:
-        report.findings += of_error(error)
+        report.add(of_error(error))
         _sinks(report, backends, config, options, None)
         return
     try:
         identity = source.connect()
         # A run learns of sinks before it judges the schemas, and of the stream last.
         before = len(source.findings)
-        report.findings += source.findings
+        report.add(source.findings)
         records = _sinks(report, backends, config, options, identity)
         source.schemas()
         source.stream(records)
-        report.findings += source.findings[before:]
+        report.add(source.findings[before:])
         report.coverage = None if source.coverage is None else source.coverage.to_json()
         report.connected = source.connected
     finally:
@@ -139,17 +155,17 @@ def _sinks(
     try:
         sinks = backends.sinks(config, options)
     except FlussoError as error:
-        report.findings += of_error(error)
+        report.add(of_error(error))
         return []
     records: List[Record] = []
-    for _, sink in sorted(sinks.items()):
+    for name, sink in sorted(sinks.items()):
         try:
             found = list(sink.inspect(config.plans, identity))
-            report.findings += found
+            report.add(found, f"sinks.{name}")
             if sink.stateful and not any(finding.severity == ERROR for finding in found):
                 records += _record(sink)
         except FlussoError as error:
-            report.findings += of_error(error)
+            report.add(of_error(error), f"sinks.{name}")
         finally:
             sink.close()
     return records
@@ -178,14 +194,13 @@ def _addresses(report: "_Report", config: Config) -> None:
                 taken.bind((address.host, address.port))
                 taken.listen(1)
             except OSError as error:
-                report.findings.append(
-                    Finding(
-                        "FL007",
-                        WARNING,
-                        f"the {name} surface cannot be served on {address}: {error.strerror or error}",
-                        f"If that is not this deployment's daemon, set server.{name}_address to a free address",
-                    )
+                taken_by = Finding(
+                    "FL007",
+                    WARNING,
+                    f"the {name} surface cannot be served on {address}: {error.strerror or error}",
+                    f"If that is not this deployment's daemon, set server.{name}_address to a free address",
                 )
+                report.add([taken_by], f"server.{name}_address")
 
 
 # -- telling --------------------------------------------------------------------------------------------
@@ -201,6 +216,27 @@ class _Report:
         self.coverage: Optional[Dict[str, Any]] = None
         self.asked = False
         self.connected = False
+        self._document: Optional[Document] = None
+
+    def add(self, findings: Sequence[Finding], about: str = "") -> None:
+        """Each at its own place, else at the key ``about``, or that which its code is about."""
+        self.findings += [self._placed(finding, about) for finding in findings]
+
+    def _placed(self, finding: Finding, about: str) -> Finding:
+        key = about or _ABOUT.get(finding.code) or ("source" if finding.code.startswith(_ABOUT_SOURCE) else "")
+        if finding.path and finding.index is None:
+            key = finding.path
+        config = self.config
+        # A lock has the keys of several files, and no lines that anybody wrote.
+        if finding.file or not key or config is None or config.path is None or config.path.endswith(".lock"):
+            return finding
+        if self._document is None:
+            from flusso_sync.config.yaml12 import load_file
+
+            self._document = load_file(config.path)
+        path = ("source", "connection_url") if key == "source" else tuple(key.split("."))
+        place = self._document.problem(path, "", key=True)
+        return replace(finding, file=place.file, line=place.line, column=place.column)
 
     def json(self) -> Dict[str, Any]:
         config = self.config
