@@ -122,6 +122,9 @@ def test_what_does_not_fit_any_more_stands_still_alone_and_is_built_anew_once_it
     # Changes on both sides of the DDL are in one backlog.
     deployment.database.execute("UPDATE items SET order_id = order_id + 1 WHERE id % 7 = 0 AND order_id < 10")
     deployment.database.execute(drift.break_it)
+    if drift.break_it.startswith("REVOKE"):
+        # Of rights only a read tells, and those before it may be over already.
+        deployment.database.execute("UPDATE items SET order_id = order_id + 1 WHERE id % 7 = 1 AND order_id < 10")
     with heals("the others go on"):
         status = wait_drifted(deployment, drift.indexes)
     for name in drift.indexes:
