@@ -223,9 +223,9 @@ class _Report:
         self.findings += [self._placed(finding, about) for finding in findings]
 
     def _placed(self, finding: Finding, about: str) -> Finding:
-        key = about or _ABOUT.get(finding.code) or ("source" if finding.code.startswith(_ABOUT_SOURCE) else "")
-        if finding.path and finding.index is None:
-            key = finding.path
+        source = "source.connection_url" if finding.code.startswith(_ABOUT_SOURCE) else ""
+        own = finding.path if finding.index is None else ""
+        key = own or about or _ABOUT.get(finding.code, source)
         config = self.config
         # A lock has the keys of several files, and no lines that anybody wrote.
         if finding.file or not key or config is None or config.path is None or config.path.endswith(".lock"):
@@ -234,8 +234,7 @@ class _Report:
             from flusso_sync.config.yaml12 import load_file
 
             self._document = load_file(config.path)
-        path = ("source", "connection_url") if key == "source" else tuple(key.split("."))
-        place = self._document.problem(path, "", key=True)
+        place = self._document.problem(tuple(key.split(".")), "", key=True)
         return replace(finding, file=place.file, line=place.line, column=place.column)
 
     def json(self) -> Dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Iterator, Optional, Sequence, Tuple, Type
+from typing import Any, Iterator, Mapping, Optional, Sequence, Tuple, Type
 
 import psycopg
 from psycopg import sql
@@ -97,6 +97,6 @@ class Source:
         return f"SELECT r.id, r.document FROM ({statement}) AS r(ordinal, id, size, document)"
 
 
-def settings() -> str:
-    """The statements that make a session read as the daemon's do."""
-    return "; ".join(f"SET {name} = '{value}'" for name, value in READING_SETTINGS.items())
+def settings(wanted: Mapping[str, str] = READING_SETTINGS) -> str:
+    """The statements that make a session have these settings: by default it reads as the daemon's do."""
+    return "; ".join(f"SET {name} = '{value}'" for name, value in wanted.items())

@@ -8,7 +8,7 @@ first ANALYZE too, and as a session with Postgres' own settings would run it.
 from __future__ import annotations
 
 import statistics
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
 import psycopg
 from psycopg import sql
@@ -18,7 +18,7 @@ from flusso_sync.postgres.bind import bind
 from flusso_sync.postgres.catalog import read_catalog
 from flusso_sync.postgres.statements import READING_SETTINGS, compile_statements
 from flusso_sync.schema.paths import tables
-from tests.bench import shop
+from tests.bench import documents, shop
 from tests.bench.rig import Rig, Say, configuration, table
 from tests.fix_daemon import write_yaml
 
@@ -96,17 +96,18 @@ def _explain(
     figures: Dict[str, Any],
 ) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(_settings(settings))
+        connection.execute(documents.settings(settings))
         for number, (name, (index, statement)) in enumerate(statements.items()):
             count = shop.size(users).documents[index]
-            keys = [str(1 + place * count // KEYS) for place in range(KEYS)] if count > KEYS else list(_all(count))
-            given: Any = keys if name.endswith("keys") else str(min(count, KEYS))
+            wanted = min(count, KEYS)
+            keys = [str(1 + place * count // wanted) for place in range(wanted)]
+            given: Any = keys if name.endswith("keys") else str(wanted)
             values = sql.SQL(", ").join([sql.Literal(given), sql.Literal(UNBOUNDED), sql.Literal(UNBOUNDED)])
             connection.execute(f"PREPARE s{number} AS {statement}".encode())
             explain = sql.SQL("EXPLAIN (ANALYZE, BUFFERS, TIMING OFF, FORMAT JSON) EXECUTE {}({})").format(
                 sql.Identifier(f"s{number}"), values
             )
-            runs = [_run(connection, explain, min(count, KEYS)) for _ in range(ROUNDS)]
+            runs = [_run(connection, explain, wanted) for _ in range(ROUNDS)]
             figures.setdefault(name, {}).setdefault(str(users), {})[how] = {
                 "shape": runs[-1].shape,
                 "microseconds": round(statistics.median(run.microseconds for run in runs), 1),
@@ -115,19 +116,15 @@ def _explain(
             }
 
 
-def _all(count: int) -> Iterator[str]:
-    return map(str, range(1, count + 1))
-
-
-def _run(connection: psycopg.Connection[Any], explain: sql.Composable, documents: int) -> Explained:
+def _run(connection: psycopg.Connection[Any], explain: sql.Composable, count: int) -> Explained:
     row = connection.execute(explain).fetchone()
     assert row is not None
     (found,) = row[0]
     plan = found["Plan"]
     return Explained(
         shape(plan),
-        found["Execution Time"] * 1000 / documents,
-        (plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]) / documents,
+        found["Execution Time"] * 1000 / count,
+        (plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]) / count,
         plan["Temp Written Blocks"],
     )
 
@@ -138,10 +135,6 @@ def shape(node: Mapping[str, Any]) -> str:
     place = node.get("Index Name") or node.get("Relation Name")
     below = ", ".join(shape(child) for child in node.get("Plans", ()))
     return f"{kind}{f' {place}' if place else ''}{f' ({below})' if below else ''}"
-
-
-def _settings(settings: Mapping[str, str]) -> str:
-    return "; ".join(f"SET {name} = '{value}'" for name, value in settings.items())
 
 
 def report(figures: Dict[str, Any]) -> str:

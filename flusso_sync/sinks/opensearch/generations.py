@@ -229,26 +229,24 @@ class Generations:
         with one.lock:
             # Repeated after an outage it goes on where it was: the answer to the move of the aliases may be all that
             # was lost, and the next older generation is not what was asked for.
-            target = one.going_back
+            target = one.going_back or self._older(one, self._cluster.find(self._names.every(index)))
             if target is None:
-                target = self._older(one, self._cluster.find(self._names.every(index)))
-                if target is None:
-                    raise SinkRefused(
-                        f"sink {self._sink} keeps no former generation of index {index}",
-                        hint="index[].keep_generations says how many are kept",
-                        index=index,
-                    )
+                raise SinkRefused(
+                    f"sink {self._sink} keeps no former generation of index {index}",
+                    hint="index[].keep_generations says how many are kept",
+                    index=index,
+                )
+            back = self._names.concrete(target)
+            if one.going_back is None:
                 # First the one that live writes go to from now on, then what they no longer go to.
                 self._begin(one)
                 one.going_back = target
-                back = self._names.concrete(target)
                 if one.read is not None:
                     self._freeze(one, one.read.concrete)
                     one.read, one.skipped = None, False
                 one.former = (back, *(name for name in one.former if name != back))
                 one.publish()
             assert one.building is not None
-            back = self._names.concrete(target)
             self._save(one)
             # What was written last before it stood still may not have been searchable yet.
             self._client.send("POST", f"/{segment(back)}/_refresh")
